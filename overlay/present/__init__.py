@@ -1,0 +1,140 @@
+"""Present: the last stage of the frame path, on the main thread, which owns the GL context.
+
+Back ends are one module each: `glfw` (a window) and `offscreen`. They are imported only by
+`open_presenter`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from overlay.frame import Picture, Pixels, Region, Size
+from overlay.hud import HudView
+
+Mode = Literal["over", "beside", "window", "fullscreen"]
+Fit = Literal["fit", "integer", "fill", "stretch"]
+Action = Literal[
+    "toggle",  # show or hide the overlay
+    "hud",  # off, compact, full
+    "next",  # the next upscaler
+    "source",  # while held: the plain source
+    "screenshot",  # source and result as PNG
+    "flight",  # save the flight recorder
+    "pointer",  # release or confine the pointer
+    "quit",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something the player asked for; `pressed` is False when a held key is let go."""
+
+    action: Action
+    pressed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How results are shown.
+
+    Attributes:
+        mode: "over" the game (borderless, click-through, topmost), "beside" it likewise,
+            an ordinary "window", or "fullscreen".
+        size: size of the picture in "over", "beside" and "window"; None = as large as the
+            monitor allows ("over") or source size times `scale`.
+        scale: of the source, used when `size` is None and not scaled to the monitor.
+        monitor: index of the monitor, None = the one the game is on.
+        fit: how the picture fills a surface of another aspect.
+        filter: shader for the last, non-integer step ("bilinear", "bicubic", "lanczos").
+        vsync: wait for the display's refresh when swapping.
+        pointer: confine, hide and magnify the pointer when the overlay is larger than the game.
+    """
+
+    mode: Mode = "over"
+    size: Size | None = None
+    scale: float | None = None
+    monitor: int | None = None
+    fit: Fit = "fit"
+    filter: str = "bicubic"
+    vsync: bool = False
+    pointer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """When a picture passed the presenter, in `perf_counter_ns`.
+
+    Attributes:
+        begin_ns: the presenter took it up.
+        uploaded_ns: its pixels are with the GL (the call returned).
+        drawn_ns: drawing was issued, before the swap.
+        swapped_ns: the swap returned and, offscreen or without vsync, the GL had finished.
+        gpu_ns: time of upload and drawing on the GPU by timer query, of an *earlier* picture
+            (queries are read when ready, never waited for); 0 if unknown.
+    """
+
+    begin_ns: int
+    uploaded_ns: int
+    drawn_ns: int
+    swapped_ns: int
+    gpu_ns: int = 0
+
+
+class Presenter(ABC):
+    """Shows pictures with the HUD. All methods but `wake` belong to the main thread."""
+
+    #: The back end's name on the command line.
+    name: str
+    #: The GL renderer, for people.
+    device: str
+    #: Refresh rate of the monitor in use; 0 if there is none.
+    refresh_hz: float
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> list[Command]:
+        """Sleep until `wake`, an event or `timeout_s`; handle events; give new commands.
+
+        Raises:
+            DisplayLost: the display server is gone.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make `wait` return; callable on any thread, cheap."""
+
+    @abstractmethod
+    def follow(self, region: Region, visible: bool) -> None:
+        """Place the surface for a game at `region`; hide it while the game is not `visible`."""
+
+    @abstractmethod
+    def target_size(self, source: Size) -> Size:
+        """Size in pixels that a source of this size will cover on the surface."""
+
+    @abstractmethod
+    def show(self, picture: Picture, hud: HudView | None) -> Shown:
+        """Draw the picture with the HUD on top and swap.
+
+        A repaint of an old picture (a new HUD over a still game) is the same call.
+        """
+
+    @abstractmethod
+    def grab(self) -> Pixels:
+        """Read back what was shown last: uint8 BGRA, (H, W, 4), a new array."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the pointer, the keys, the GL and the window, in this order; idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
