@@ -7,11 +7,34 @@ are one module each, imported only by `open_upscaler`.
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
-from overlay.frame import Frame, Picture, Size
+import numpy as np
+
+from overlay.errors import BackendUnavailable, SettingsError
+from overlay.frame import Frame, Picture, Region, Size
+from overlay.settings import suggestion
+
+log = logging.getLogger(__name__)
+
+INSTALL_CPU = 'pip install "sr-overlay[cpu]"'
+
+#: Names of the back ends on the command line.
+BACKENDS = ("auto", "openvino", "cpu", "opengl", "resize")
+
+#: The shader shown where there is no engine: the plain upscale.
+PLAIN = "fsr1"
+
+#: A net that `default` may choose must take less than this: 30 frames a second.
+BUDGET_MS = 1000 / 30
 
 #: Upscalers that run as shaders in the presenter (`default` nets are in `engines.zoo`).
 #: `bicubic` is Catmull-Rom; `nearest` is exact integer steps, then box-filtered for the rest.
@@ -80,3 +103,125 @@ class Upscaler(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A back end as `auto` and `doctor` see it: usable or not, why, and what to do about it."""
+
+    name: str
+    available: bool
+    reason: str
+    fix: str = ""
+
+
+def candidates() -> list[Candidate]:
+    """List the back ends in the order in which `auto` tries them."""
+    found = []
+    if find_spec("openvino"):
+        found.append(Candidate("openvino", True, f"OpenVINO {version('openvino')} is installed"))
+    else:
+        found.append(
+            Candidate("openvino", False, "OpenVINO is not installed", f"run {INSTALL_CPU}")
+        )
+    found.append(Candidate("opengl", True, "shaders run wherever the presenter does"))
+    return found
+
+
+def open_upscaler(
+    model: str,
+    *,
+    backend: str = "auto",
+    source: Size,
+    output: Size,
+    threads: int = 0,
+    filter: str = "bicubic",
+) -> Upscaler:
+    """Open a model or shader by name, warmed up for frames of size `source`.
+
+    Args:
+        model: a shader of `SHADERS`, a model of `engines.zoo`, or "default", which takes the
+            smallest scale that reaches `output` and, with back end "auto", falls back to the
+            shader fsr1 where no net is fast enough.
+        backend: "auto", "openvino" (or "cpu"), "opengl", "resize".
+        threads: of a CPU model; 0 = all cores.
+        filter: shader for what is left between the result and the size on screen.
+    Raises:
+        SettingsError: unknown model or back end, or a pair that does not go together.
+        BackendUnavailable: the back end named cannot be used here.
+        EngineError: the model's files are missing or damaged.
+    """
+    backend = {"cpu": "openvino"}.get(backend, backend)
+    if backend not in BACKENDS:
+        hint = suggestion(backend, BACKENDS)
+        raise SettingsError(f"unknown back end {backend!r} (one of {', '.join(BACKENDS)}){hint}")
+    if backend == "resize":
+        from overlay.infer.resize import ResizeUpscaler
+
+        return _warm(ResizeUpscaler(model, source, output), source)
+    if model in SHADERS:
+        if backend not in ("auto", "opengl"):
+            raise SettingsError(f"{model} is a shader; it runs in opengl, not in {backend}")
+        return _open_shader(model)
+    if backend == "opengl":
+        raise SettingsError(f"{model} is a net; opengl runs {', '.join(SHADERS)}")
+    return _open_net(model, backend, source, output, threads, filter)
+
+
+def _open_shader(name: str) -> Upscaler:
+    from overlay.infer.opengl import ShaderUpscaler
+
+    return ShaderUpscaler(name)
+
+
+def _open_net(
+    model: str, backend: str, source: Size, output: Size, threads: int, filter: str
+) -> Upscaler:
+    from engines import zoo
+
+    may_fall_back = model == "default" and backend == "auto"
+    spec = zoo.default_for(source, output) if model == "default" else zoo.spec(model)
+    if not find_spec("openvino"):
+        reason = f"OpenVINO, which runs {spec.id} on the CPU, is not installed: {INSTALL_CPU}"
+        if not may_fall_back:
+            raise BackendUnavailable(reason)
+        log.warning("using the shader %s: %s", PLAIN, reason)
+        return _open_shader(PLAIN)
+    from overlay.infer.openvino import OpenVinoUpscaler
+
+    upscaler = _warm(OpenVinoUpscaler(spec, threads=threads, filter=filter), source)
+    if not may_fall_back:
+        return upscaler
+    took_ms = measure_ms(upscaler, source)
+    if took_ms <= BUDGET_MS:
+        log.info("chose %s on %s: %.1f ms a frame", spec.id, upscaler.device, took_ms)
+        return upscaler
+    upscaler.close()
+    log.warning(
+        "using the shader %s: %s takes %.0f ms a frame here, more than %.0f ms "
+        "(--model %s runs it all the same)", PLAIN, spec.id, took_ms, BUDGET_MS, spec.id,
+    )  # fmt: skip
+    return _open_shader(PLAIN)
+
+
+def _warm(upscaler: Upscaler, source: Size) -> Upscaler:
+    try:
+        upscaler.warm_up(source)
+    except BaseException:
+        upscaler.close()
+        raise
+    return upscaler
+
+
+def measure_ms(upscaler: Upscaler, source: Size, runs: int = 5) -> float:
+    """Give the fastest of some runs on a grey frame, in ms: what the upscaler can do."""
+    pixels = np.full((source.height, source.width, 4), 128, np.uint8)
+    region = Region(0, 0, source.width, source.height)
+    best = math.inf
+    for run in range(runs):
+        start = time.perf_counter_ns()
+        upscaler.submit(Frame(pixels, run, start, start, region))
+        while upscaler.in_flight:
+            upscaler.poll(1.0)
+        best = min(best, (time.perf_counter_ns() - start) / 1e6)
+    return best
