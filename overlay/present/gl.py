@@ -12,7 +12,7 @@ which context is current. Here both are decided once:
 
 A consequence: under a GLX context PyOpenGL believes that no context is current, so wrappers that
 keep Python objects per context (`glVertexAttribPointer`, client-side arrays) raise. The functions
-of `raw` have no such wrapper; they take integers, addresses and ctypes objects only.
+of `GL_1_1` and `GL_2_0` (raw) have no such wrapper; they take integers, addresses and ctypes objects only.
 
 Errors are not checked after each call, which would double the cost of a frame; creation code
 calls `check`. `OVERLAY_GL_DEBUG=1` in the environment turns PyOpenGL's checks on.
@@ -60,12 +60,11 @@ OpenGL.ERROR_ON_COPY = False
 
 try:
     from OpenGL import GL
-    from OpenGL.raw.GL.VERSION import GL_1_1 as raw_1_1
-    from OpenGL.raw.GL.VERSION import GL_2_0 as raw_2_0
+    from OpenGL.raw.GL.VERSION import GL_1_1, GL_2_0
 except (ImportError, AttributeError, OSError) as exc:
     raise BackendUnavailable(f"PyOpenGL cannot be loaded ({exc}): {INSTALL_HINT}") from exc
 
-__all__ = ["DEBUG", "GL", "INSTALL_HINT", "check", "raw_1_1", "raw_2_0", "renderer_name"]
+__all__ = ["DEBUG", "GL", "GL_1_1", "GL_2_0", "INSTALL_HINT", "check", "renderer_name"]
 
 
 def check(what: str) -> None:

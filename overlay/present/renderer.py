@@ -16,7 +16,7 @@ from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.present import Fit
 from overlay.present.fit import place
-from overlay.present.gl import GL, check, raw_1_1, renderer_name
+from overlay.present.gl import GL, GL_1_1, check, renderer_name
 from overlay.present.programs import Program
 
 
@@ -83,7 +83,7 @@ class Texture:
             pixels = np.ascontiguousarray(pixels)
         GL.glPixelStorei(GL.GL_UNPACK_ALIGNMENT, 1)
         GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, pixels.strides[0] // step)
-        raw_1_1.glTexSubImage2D(
+        GL_1_1.glTexSubImage2D(
             GL.GL_TEXTURE_2D,
             0,
             0,
@@ -245,7 +245,7 @@ class Renderer:
         pixels = np.empty((self._surface.height, self._surface.width, 4), np.uint8)
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self.target)
         GL.glPixelStorei(GL.GL_PACK_ALIGNMENT, 4)
-        raw_1_1.glReadPixels(
+        GL_1_1.glReadPixels(
             0,
             0,
             *self._surface,
