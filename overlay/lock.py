@@ -1,0 +1,73 @@
+"""One overlay per game window: a lock file that dies with its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import platformdirs
+
+from overlay.errors import SettingsError
+
+
+class WindowLock:
+    """Held while an overlay runs over a window.
+
+    Args:
+        name: what is locked, unique on this machine: display and window id, say.
+
+    Raises:
+        SettingsError: another overlay holds it; the message names its process.
+    """
+
+    def __init__(self, name: str) -> None:
+        folder = Path(platformdirs.user_runtime_path("sr-overlay", ensure_exists=True))
+        safe = "".join(c if c.isalnum() else "_" for c in name)
+        self._path = folder / f"{safe}.lock"
+        self._file: IO[str] = self._path.open("a+", encoding="ascii")
+        try:
+            _lock(self._file)
+        except OSError as exc:
+            self._file.seek(0)
+            owner = self._file.read(32).strip() or "unknown"
+            self._file.close()
+            raise SettingsError(
+                f"an overlay already runs over this window (process {owner}); "
+                "quit it first, or choose another window"
+            ) from exc
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Give the lock back; idempotent."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        file.seek(1 << 20)  # past the text, which others may then still read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
