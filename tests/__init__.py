@@ -1,0 +1,1 @@
+"""The tests; a package so that shared things can be imported as `tests.games`."""
