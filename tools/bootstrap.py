@@ -187,7 +187,7 @@ def pip_version() -> tuple[int, ...] | None:
 
 def digest() -> str:
     """Hash all that decides what the environment must hold."""
-    summed = hashlib.sha256(sys.version.encode())
+    summed = hashlib.sha256(sys.version.split()[0].encode())
     for file in (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__)):
         summed.update(file.read_bytes())
     return summed.hexdigest()

@@ -1,0 +1,404 @@
+"""`overlay demo`: Freedoom in a small window and the overlay over it, with nothing to set up.
+
+Not part of the frame path: it starts the game, and a display where there is none, and then
+`overlay run` in a process of its own, as a player would. Everything it started ends with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overlay.errors import (
+    BackendUnavailable,
+    CaptureError,
+    DisplayLost,
+    OverlayError,
+    PresentError,
+    SettingsError,
+)
+from overlay.frame import Pixels, Size
+from overlay.settings import parse_size
+
+log = logging.getLogger(__name__)
+
+GAME_SIZE = Size(480, 270)
+SCREEN = Size(1280, 720)
+#: The attract loop at a steady 60 Hz; its software renderer is faster than GL on a CPU.
+GAME_CONFIG = """\
+fullscreen 0
+aspect_ratio_correct 1
+integer_scaling 0
+vga_porch_flash 0
+force_software_renderer 1
+crispy_hires 0
+crispy_uncapped 1
+crispy_fpslimit 60
+crispy_vsync 0
+crispy_widescreen 1
+show_endoom 0
+"""
+_IWADS = ("freedoom1.wad", "freedoom2.wad")
+_IWAD_FOLDERS = ("/usr/share/games/doom", "/usr/local/share/games/doom", "/usr/share/doom")
+_XA_WINDOW = 33  # the predefined atom
+_START_S = 60.0
+_STOP_S = 15.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `overlay demo`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR",
+        help="folder for screenshot, trace and summary (default: demo-out)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, metavar="N",
+        help="how long it runs (default: 12 without a display, else until it is closed)",
+    )  # fmt: skip
+    parser.add_argument("--model", default="default", metavar="NAME", help="model or shader")
+    parser.add_argument("--scale", type=float, default=2.0, metavar="X", help="of the game's size")
+    parser.add_argument(
+        "--present", choices=("over", "beside", "window", "fullscreen"), default="over",
+        help="where the picture goes (default: over)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--headless", action="store_true", help="start a display of its own even if there is one"
+    )
+    parser.add_argument(
+        "--screen", type=parse_size, default=SCREEN, metavar="WxH",
+        help=f"size of that display (default: {SCREEN})",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo; `options` as `add_arguments` makes them.
+
+    Returns:
+        The exit code: 0 only if screenshot, trace and summary are there and hold frames.
+    Raises:
+        OverlayError: the game, a tool or the display is missing, or the overlay failed.
+    """
+    if platform.system() != "Linux":
+        raise SettingsError(
+            "the demo needs Linux with X11; here start any game in a window, "
+            'then: overlay run --window "PART OF ITS TITLE"'
+        )
+    game, iwad = find_game()
+    folder: Path = options.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("screenshot.png", "trace.csv", "summary.json", "summary.txt"):
+        (folder / name).unlink(missing_ok=True)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with ExitStack() as stack:
+            code = _play(stack, options, game, iwad, folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code == 0:
+        _report(folder)
+    return code
+
+
+def find_game() -> tuple[str, Path]:
+    """Find Crispy Doom and Freedoom's data.
+
+    Raises:
+        BackendUnavailable: one of them is not installed; the message says how to.
+    """
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/games", "/usr/local/games"])
+    game = shutil.which("crispy-doom", path=path)
+    folders = [*filter(None, [os.environ.get("DOOMWADDIR")]), *_IWAD_FOLDERS]
+    iwads = (Path(folder, name) for folder in folders for name in _IWADS)
+    iwad = next((file for file in iwads if file.is_file()), None)
+    if game is None or iwad is None:
+        missing = " and ".join(
+            name for name, found in (("Crispy Doom", game), ("Freedoom", iwad)) if not found
+        )
+        raise BackendUnavailable(
+            f"the demo's game is not installed ({missing}); "
+            "run: apt-get install --no-install-recommends crispy-doom freedoom"
+        )
+    return game, iwad
+
+
+def _play(
+    stack: ExitStack, options: argparse.Namespace, game: str, iwad: Path, folder: Path
+) -> int:
+    headless = options.headless or not os.environ.get("DISPLAY")
+    seconds: float | None = options.seconds
+    env = dict(os.environ)
+    if headless:
+        seconds = seconds or 12.0
+        env = _start_display(stack, env, options.screen)
+    process = _start_game(stack, env, game, iwad)
+    window = _wait_for_game(env, process)
+    known = _top_levels(env)
+    argv = [
+        *("--id", str(window), "--model", options.model, "--scale", f"{options.scale:g}"),
+        *("--present", options.present, "--hud", "full"),
+        *("--trace", str(folder / "trace.csv"), "--json"),
+    ]
+    if seconds:
+        argv += ["--seconds", f"{seconds:g}"]
+    if not headless:
+        argv += ["--screenshot", str(folder / "screenshot.png")]
+        log.info("press Ctrl+C here, or the overlay's quit hotkey, to end the demo")
+    out = stack.enter_context((folder / "summary.json").open("wb"))
+    overlay = _start(stack, [sys.executable, "-m", "overlay", "run", *argv], env, stdout=out)
+    if headless:
+        assert seconds is not None
+        _photograph(env, overlay, known, 0.75 * seconds, folder / "screenshot.png")
+    return _wait(overlay)
+
+
+def _wait(overlay: subprocess.Popen[bytes]) -> int:
+    """Wait for the overlay to end; an interrupt ends it (and is the ordinary way to)."""
+    try:
+        return overlay.wait()
+    except KeyboardInterrupt:
+        pass  # the terminal has sent it to the overlay as well
+    try:
+        code = overlay.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        raise OverlayError(f"the overlay did not end {_STOP_S:g} s after the interrupt") from None
+    return 0 if code == 130 else code
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise SystemExit(143)
+
+
+def _start(
+    stack: ExitStack,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    stdout: Any = subprocess.DEVNULL,
+    stderr: Any = None,
+    pass_fds: tuple[int, ...] = (),
+    session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends with `stack`, in a session of its own if Ctrl+C is not for it."""
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=session,
+    )
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    stack.callback(stop)
+    return process
+
+
+def _start_display(stack: ExitStack, env: Mapping[str, str], size: Size) -> dict[str, str]:
+    """Start Xvfb and a window manager; return the environment for what runs on it."""
+    for tool, package in (("Xvfb", "xvfb"), ("openbox", "openbox")):
+        if shutil.which(tool) is None:
+            raise BackendUnavailable(
+                f"there is no display, and no {tool} to make one; "
+                f"run: apt-get install --no-install-recommends {package}"
+            )
+    read, write = os.pipe()
+    pipe = stack.enter_context(os.fdopen(read))
+    argv = ["Xvfb", "-displayfd", str(write), "-screen", "0", f"{size}x24", "-noreset"]
+    argv += ["-nolisten", "tcp", "+extension", "Composite", "+extension", "GLX"]
+    env = {k: v for k, v in env.items() if k not in ("WAYLAND_DISPLAY", "XAUTHORITY")}
+    _start(stack, argv, env, stderr=subprocess.DEVNULL, pass_fds=(write,), session=True)
+    os.close(write)
+    ready, _, _ = select.select([pipe], [], [], _START_S)
+    number = pipe.readline().strip() if ready else ""
+    if not number:
+        raise PresentError("Xvfb did not start; run `Xvfb :99` by hand to see why")
+    env = {**env, "DISPLAY": f":{number}", "XDG_SESSION_TYPE": "x11"}
+    _start(stack, ["openbox", "--sm-disable"], env, stderr=subprocess.DEVNULL, session=True)
+    _wait_for_manager(env)
+    return env
+
+
+def _start_game(
+    stack: ExitStack, env: Mapping[str, str], game: str, iwad: Path
+) -> subprocess.Popen[bytes]:
+    """Start the game, silent, with a home folder of its own, so that no save is touched."""
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overlay-demo-")))
+    config = home / "crispy.cfg"
+    config.write_text(GAME_CONFIG)
+    env = {k: v for k, v in env.items() if k not in ("XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    if "XAUTHORITY" not in env and (Path.home() / ".Xauthority").exists():
+        env["XAUTHORITY"] = str(Path.home() / ".Xauthority")
+    env |= {
+        "HOME": str(home),
+        "SDL_AUDIODRIVER": "dummy",
+        "ALSOFT_DRIVERS": "null",
+        "SDL_VIDEODRIVER": "x11",
+    }
+    argv = [game, "-iwad", str(iwad), "-extraconfig", str(config), "-window"]
+    argv += ["-geometry", str(GAME_SIZE), "-nosound", "-nogui"]
+    return _start(stack, argv, env, stderr=subprocess.DEVNULL, session=True)
+
+
+def _wait_for_game(env: Mapping[str, str], game: subprocess.Popen[bytes]) -> int:
+    """Wait until the game's window has its size; give its id."""
+    from overlay.window import open_desktop
+
+    end = time.monotonic() + _START_S
+    with open_desktop(env["DISPLAY"]) as desktop:
+        while time.monotonic() < end:
+            if game.poll() is not None:
+                raise CaptureError(f"Crispy Doom ended by itself (exit code {game.returncode})")
+            for window in desktop.windows():
+                if window.pid == game.pid and window.region.size == GAME_SIZE:
+                    return window.id
+            time.sleep(0.2)
+    raise CaptureError(f"Crispy Doom opened no window within {_START_S:g} s")
+
+
+@contextmanager
+def _x_server(env: Mapping[str, str]) -> Iterator[tuple[Any, int]]:
+    """Connect to the X server of `env`; give its core protocol and the root window."""
+    import xcffib
+
+    connect: Any = xcffib.connect
+    try:
+        connection = connect(display=env["DISPLAY"])
+    except xcffib.ConnectionException as exc:
+        raise DisplayLost(f"cannot connect to the display {env['DISPLAY']}") from exc
+    try:
+        yield connection.core, connection.get_setup().roots[connection.pref_screen].root
+    finally:
+        connection.disconnect()
+
+
+def _wait_for_manager(env: Mapping[str, str]) -> None:
+    """Wait until a window manager has announced itself; go on without one if none does."""
+    end = time.monotonic() + 10
+    name = "_NET_SUPPORTING_WM_CHECK"
+    with _x_server(env) as (core, root):
+        atom = core.InternAtom(False, len(name), name).reply().atom
+        while time.monotonic() < end:
+            if core.GetProperty(False, root, atom, _XA_WINDOW, 0, 1).reply().value_len:
+                return
+            time.sleep(0.05)
+    log.warning("openbox did not come up within 10 s; going on without a window manager")
+
+
+def _top_levels(env: Mapping[str, str]) -> set[int]:
+    """List the mapped children of the root window: the frames of windows, and overlays."""
+    with _x_server(env) as (core, root):
+        children = list(core.QueryTree(root).reply().children)
+        asked = [(child, core.GetWindowAttributes(child)) for child in children]
+        return {child for child, cookie in asked if _mapped(cookie)}
+
+
+def _mapped(cookie: Any) -> bool:
+    import xcffib.xproto
+
+    try:
+        return bool(cookie.reply().map_state == xcffib.xproto.MapState.Viewable)
+    except xcffib.xproto.WindowError:  # gone since the list was made
+        return False
+
+
+def _photograph(
+    env: Mapping[str, str],
+    overlay: subprocess.Popen[bytes],
+    known: set[int],
+    after_s: float,
+    file: Path,
+) -> None:
+    """Save a picture of the whole display once the overlay has been on it for `after_s`."""
+    import mss
+    import mss.tools
+
+    def running(until: float) -> bool:
+        return overlay.poll() is None and time.monotonic() < until
+
+    end = time.monotonic() + _START_S
+    while running(end) and not _top_levels(env) - known:
+        time.sleep(0.1)
+    end = time.monotonic() + after_s
+    while running(end):
+        time.sleep(0.1)
+    if overlay.poll() is None:
+        with mss.MSS(display=env["DISPLAY"]) as screen:
+            shot = screen.grab(screen.monitors[0])
+            mss.tools.to_png(shot.rgb, shot.size, output=str(file))
+
+
+def _report(folder: Path) -> None:
+    """Check what the run left, and say where it is and what it tells.
+
+    Raises:
+        OverlayError: something is missing or empty.
+    """
+    import cv2
+
+    missing = [
+        name
+        for name in ("screenshot.png", "trace.csv", "summary.json")
+        if not (folder / name).is_file() or not (folder / name).stat().st_size
+    ]
+    if missing:
+        raise OverlayError(f"the demo left no {' and no '.join(missing)} in {folder}")
+    summary = json.loads((folder / "summary.json").read_bytes())
+    frames = summary["frames"]
+    if not frames["presented"]:
+        raise OverlayError(f"the overlay presented no frame: {frames}")
+    picture: Any = cv2.imread(str(folder / "screenshot.png"))
+    if picture is None or is_blank(picture):
+        raise OverlayError(f"the screenshot {folder / 'screenshot.png'} shows nothing")
+    asked = subprocess.run(
+        [sys.executable, "-m", "overlay", "trace", "summary", str(folder / "trace.csv")],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    (folder / "summary.txt").write_text(asked.stdout)
+    latency = summary["capture_to_present_ms"]
+    lines = [
+        asked.stdout.rstrip(),
+        "",
+        f"Freedoom at {GAME_SIZE}: {summary['fps']:.1f} frames a second shown, capture to "
+        f"present {latency['p50']:.1f} ms (p50), {latency['p95']:.1f} ms (p95)",
+        *(f"{what:<11}{folder / name}" for what, name in _RESULTS),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+_RESULTS = (
+    ("screenshot", "screenshot.png"),
+    ("trace", "trace.csv"),
+    ("summary", "summary.txt"),
+    ("the same", "summary.json"),
+)
+
+
+def is_blank(picture: Pixels) -> bool:
+    """Whether a picture, (H, W, 3) uint8, has (nearly) one colour only."""
+    return float(np.std(picture, axis=(0, 1)).max()) < 4.0
