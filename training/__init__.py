@@ -1,0 +1,1 @@
+"""Data and training of the default nets: collect -> pairs -> train -> evaluate_default."""

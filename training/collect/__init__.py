@@ -1,0 +1,1 @@
+"""Collectors: each makes one packaged game render the same frames at several sizes."""
