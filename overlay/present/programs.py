@@ -5,23 +5,26 @@ Belongs to the thread that owns the GL context.
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 from overlay.errors import PresentError
 from overlay.present.gl import GL
 
 VERSION = "#version 330 core\n"
+_INCLUDE = re.compile(r'^#include "(\w+)"$', re.MULTILINE)
 
 
 def shader_text(name: str) -> str:
-    """Read one file of `shaders/`, "bilinear" say."""
-    return (resources.files("overlay.present") / "shaders" / f"{name}.glsl").read_text("utf-8")
+    """Read one file of `shaders/`, "bilinear" say, with what it includes."""
+    text = (resources.files("overlay.present") / "shaders" / f"{name}.glsl").read_text("utf-8")
+    return _INCLUDE.sub(lambda match: shader_text(match[1]), text)
 
 
 def _compile(kind: int, name: str, defines: dict[str, str]) -> int:
     head = "".join(f"#define {key} {value}\n" for key, value in defines.items())
     shader = int(GL.glCreateShader(kind))
-    GL.glShaderSource(shader, VERSION + head + "#line 1\n" + shader_text(name))
+    GL.glShaderSource(shader, VERSION + head + shader_text(name))
     GL.glCompileShader(shader)
     if not GL.glGetShaderiv(shader, GL.GL_COMPILE_STATUS):
         raise PresentError(f"the shader {name}.glsl does not compile: {_log(shader)}")

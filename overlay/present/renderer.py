@@ -1,4 +1,4 @@
-"""Draw pictures and the HUD: everything that needs a GL 3.3 core context and no window.
+"""Draw pictures, the HUD and the pointer: all that needs a GL 3.3 core context and no window.
 
 On the main thread, which owns the context; the presenters own context and swap.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,10 @@ from overlay.hud import HudView
 from overlay.present import Fit
 from overlay.present.fit import place
 from overlay.present.gl import GL, GL_1_1, check, renderer_name
-from overlay.present.programs import Program
+from overlay.present.gputimer import GpuTimer
+from overlay.present.scaling import Scaler, Target
+from overlay.present.text import TextDrawing
+from overlay.present.texture import Texture, TextureKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,102 +44,6 @@ class DrawTimes:
     drawn_ns: int
 
 
-class Texture:
-    """A texture of a fixed size for uint8 pictures; row 0 is the top.
-
-    BGRA bytes are uploaded as if they were RGBA, which drivers take without conversion, and the
-    sampler swaps the channels (a texture swizzle), so that shaders read RGB.
-    """
-
-    def __init__(self, size: Size, *, luma: bool = False, bgra: bool = False) -> None:
-        self.size = size
-        self._format = GL.GL_RED if luma else GL.GL_RGBA
-        self._pixel_bytes = 1 if luma else 4
-        self.id = int(GL.glGenTextures(1))
-        GL.glBindTexture(GL.GL_TEXTURE_2D, self.id)
-        inner = GL.GL_R8 if luma else GL.GL_RGBA8
-        GL.glTexImage2D(
-            GL.GL_TEXTURE_2D,
-            0,
-            inner,
-            size.width,
-            size.height,
-            0,
-            self._format,
-            GL.GL_UNSIGNED_BYTE,
-            None,
-        )
-        for side in (GL.GL_TEXTURE_WRAP_S, GL.GL_TEXTURE_WRAP_T):
-            GL.glTexParameteri(GL.GL_TEXTURE_2D, side, GL.GL_CLAMP_TO_EDGE)
-        for use in (GL.GL_TEXTURE_MIN_FILTER, GL.GL_TEXTURE_MAG_FILTER):
-            GL.glTexParameteri(GL.GL_TEXTURE_2D, use, GL.GL_LINEAR)
-        if bgra:
-            GL.glTexParameteri(GL.GL_TEXTURE_2D, GL.GL_TEXTURE_SWIZZLE_R, GL.GL_BLUE)
-            GL.glTexParameteri(GL.GL_TEXTURE_2D, GL.GL_TEXTURE_SWIZZLE_B, GL.GL_RED)
-        check(f"allocate a texture of {size}")
-
-    def upload(self, pixels: Pixels) -> None:
-        """Fill the bound texture with uint8 (H, W, 4) or (H, W); rows may be padded."""
-        step = self._pixel_bytes
-        if pixels.strides[1] != step or pixels.strides[0] % step:
-            pixels = np.ascontiguousarray(pixels)
-        GL.glPixelStorei(GL.GL_UNPACK_ALIGNMENT, 1)
-        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, pixels.strides[0] // step)
-        GL_1_1.glTexSubImage2D(
-            GL.GL_TEXTURE_2D,
-            0,
-            0,
-            0,
-            self.size.width,
-            self.size.height,
-            self._format,
-            GL.GL_UNSIGNED_BYTE,
-            ctypes.c_void_p(pixels.ctypes.data),
-        )
-        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, 0)
-
-    def delete(self) -> None:
-        GL.glDeleteTextures(1, [self.id])
-
-
-class GpuTimer:
-    """A ring of elapsed-time queries, read when they are ready and never waited for."""
-
-    def __init__(self, depth: int = 4) -> None:
-        self._idle = deque(int(np.ravel(GL.glGenQueries(1))[0]) for _ in range(depth))
-        self._running: deque[int] = deque()
-        self._current = 0
-        #: The latest result in ns; 0 until there is one.
-        self.latest_ns = 0
-
-    def begin(self) -> None:
-        """Read what is ready and start a query, unless all are still running."""
-        value = ctypes.c_uint64()
-        while self._running:
-            ready = ctypes.c_uint32()
-            GL.glGetQueryObjectuiv(
-                self._running[0], GL.GL_QUERY_RESULT_AVAILABLE, ctypes.byref(ready)
-            )
-            if not ready.value:
-                break
-            GL.glGetQueryObjectui64v(self._running[0], GL.GL_QUERY_RESULT, ctypes.byref(value))
-            self.latest_ns = int(value.value)
-            self._idle.append(self._running.popleft())
-        self._current = self._idle.popleft() if self._idle else 0
-        if self._current:
-            GL.glBeginQuery(GL.GL_TIME_ELAPSED, self._current)
-
-    def end(self) -> None:
-        """End the query that `begin` started."""
-        if self._current:
-            GL.glEndQuery(GL.GL_TIME_ELAPSED)
-            self._running.append(self._current)
-
-    def delete(self) -> None:
-        queries = [*self._idle, *self._running]
-        GL.glDeleteQueries(len(queries), queries)
-
-
 class Renderer:
     """Draws into a framebuffer of the current context.
 
@@ -145,7 +51,8 @@ class Renderer:
         target: the framebuffer that stands for the surface; 0 is the window's.
 
     Raises:
-        PresentError: the driver refuses a shader or a texture.
+        PresentError: the driver refuses a shader or a texture (also from `draw`, which makes
+            both on first need).
     """
 
     def __init__(self, target: int = 0) -> None:
@@ -155,9 +62,11 @@ class Renderer:
         self._vao = int(GL.glGenVertexArrays(1))
         GL.glBindVertexArray(self._vao)
         self._timer = GpuTimer()
-        self._plain = Program("plain", units={"image": 0})
+        self._scaler = Scaler()
+        self._text = TextDrawing()
         self._textures: dict[str, Texture] = {}
         self._uploaded: dict[str, Pixels] = {}
+        self._picture: Picture | None = None
         check("set up the renderer")
 
     @property
@@ -191,8 +100,8 @@ class Renderer:
         """Draw a picture, the HUD and the pointer on the surface; black where nothing is.
 
         The caller swaps or finishes. Pixels that are the same object as last time are not
-        uploaded again, so a repaint with a new HUD costs no upload. The picture is kept
-        referenced until the next one comes.
+        uploaded again, so a repaint with a new HUD costs no upload. The picture stays referenced
+        until the next one comes.
 
         Args:
             picture: what to show.
@@ -203,35 +112,67 @@ class Renderer:
             cursor: the pointer, drawn last; None for none.
             source_only: show the game's plain pixels (bilinear) instead of the result.
         """
-        region = self.viewport(picture.frame.size, fit)
         self._timer.begin()
-        pixels = picture.frame.pixels if source_only else picture.pixels
-        texture = self._upload("result", pixels)
+        if picture is not self._picture:
+            # Buffers are used again: the same array is the same pixels only in one picture,
+            # which is kept here so that its buffers stay leased.
+            self._uploaded.pop("source", None)
+            self._uploaded.pop("result", None)
+            self._picture = picture
+        plain = source_only or picture.kind == "source"
+        source = result = None
+        if plain or picture.kind == "luma":
+            source = self._upload("source", picture.frame.pixels, "bgra")
+        if not plain:
+            result = self._upload(
+                "result", picture.pixels, "luma" if picture.kind == "luma" else "bgra"
+            )
         uploaded_ns = time.perf_counter_ns()
-        GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self.target)
-        if region.size != self._surface:
-            GL.glViewport(0, 0, *self._surface)
-            GL.glClearColor(0.0, 0.0, 0.0, 1.0)
-            GL.glClear(GL.GL_COLOR_BUFFER_BIT)
-        below = self._surface.height - region.top - region.height
-        GL.glViewport(region.left, below, region.width, region.height)
-        self._plain.use()
-        self._plain.set("up", 1.0)
-        GL.glBindTexture(GL.GL_TEXTURE_2D, texture.id)
-        GL.glDrawArrays(GL.GL_TRIANGLES, 0, 3)
+        target = self._clear(self.viewport(picture.frame.size, fit))
+        last = filter or picture.shader
+        if source is None:
+            assert result is not None
+            self._scaler.scale(result, target, last)
+        elif result is None:
+            self._scaler.scale(source, target, "bilinear" if source_only else picture.shader)
+        elif result.size == target.region.size:
+            self._scaler.merge(source, result, target)
+        else:
+            merged = self._scaler.between("merge", result.size, "rgb")
+            self._scaler.merge(source, result, Target.of(merged))
+            self._scaler.scale(merged, target, last)
+        if hud is not None:
+            self._text.draw(hud, self._surface, self.target)
+        if cursor is not None:
+            self._text.draw_sprite(
+                self._upload("cursor", cursor.pixels, "bgra"), cursor.region, self._surface
+            )
         self._timer.end()
         return DrawTimes(uploaded_ns, time.perf_counter_ns())
 
-    def _upload(self, name: str, pixels: Pixels) -> Texture:
+    def _clear(self, region: Region) -> Target:
+        """Blacken the surface where the region leaves it open."""
+        covers = (
+            region.left <= 0
+            and region.top <= 0
+            and region.left + region.width >= self._surface.width
+            and region.top + region.height >= self._surface.height
+        )
+        if not covers:
+            GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self.target)
+            GL.glClearColor(0.0, 0.0, 0.0, 1.0)
+            GL.glClear(GL.GL_COLOR_BUFFER_BIT)
+        return Target(self.target, region, self._surface.height, True)
+
+    def _upload(self, name: str, pixels: Pixels, kind: TextureKind) -> Texture:
         size = Size(pixels.shape[1], pixels.shape[0])
         texture = self._textures.get(name)
-        if texture is None or texture.size != size:
+        if texture is None or texture.size != size or texture.kind != kind:
             if texture is not None:
                 texture.delete()
             self._uploaded.pop(name, None)
-            texture = self._textures[name] = Texture(size, luma=pixels.ndim == 2, bgra=True)
+            texture = self._textures[name] = Texture(size, kind)
         if self._uploaded.get(name) is not pixels:
-            GL.glBindTexture(GL.GL_TEXTURE_2D, texture.id)
             texture.upload(pixels)
             self._uploaded[name] = pixels
         return texture
@@ -239,16 +180,13 @@ class Renderer:
     def read(self) -> Pixels:
         """Read the surface back: uint8 BGRA, (H, W, 4), row 0 on top, a new array.
 
-        For a window call it before the swap, or after it only where the driver keeps the back
-        buffer.
+        Of a window it is the back buffer: read between `draw` and the swap.
         """
         pixels = np.empty((self._surface.height, self._surface.width, 4), np.uint8)
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self.target)
         GL.glPixelStorei(GL.GL_PACK_ALIGNMENT, 4)
         GL_1_1.glReadPixels(
-            0,
-            0,
-            *self._surface,
+            *(0, 0, *self._surface),
             GL.GL_BGRA,
             GL.GL_UNSIGNED_BYTE,
             ctypes.c_void_p(pixels.ctypes.data),
@@ -257,12 +195,15 @@ class Renderer:
 
     def close(self) -> None:
         """Free everything; the context must still be current; idempotent."""
+        if not self._vao:
+            return
         for texture in self._textures.values():
             texture.delete()
         self._textures.clear()
         self._uploaded.clear()
-        if self._vao:
-            self._timer.delete()
-            self._plain.delete()
-            GL.glDeleteVertexArrays(1, [self._vao])
-            self._vao = 0
+        self._picture = None
+        self._scaler.close()
+        self._text.close()
+        self._timer.delete()
+        GL.glDeleteVertexArrays(1, [self._vao])
+        self._vao = 0
