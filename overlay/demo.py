@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ import numpy as np
 
 from overlay.errors import (
     BackendUnavailable,
-    CaptureError,
     DisplayLost,
     OverlayError,
     PresentError,
@@ -57,7 +56,8 @@ show_endoom 0
 _IWADS = ("freedoom1.wad", "freedoom2.wad")
 _IWAD_FOLDERS = ("/usr/share/games/doom", "/usr/local/share/games/doom", "/usr/share/doom")
 _XA_WINDOW = 33  # the predefined atom
-_START_S = 60.0
+_HEADLESS_S = 12.0
+_START_S = 30.0
 _STOP_S = 15.0
 
 
@@ -104,12 +104,10 @@ def run(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("screenshot.png", "trace.csv", "summary.json", "summary.txt"):
         (folder / name).unlink(missing_ok=True)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        with ExitStack() as stack:
-            code = _play(stack, options, game, iwad, folder)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with ExitStack() as stack:
+        for number in map(signal.Signals.__getitem__, ("SIGTERM", "SIGHUP")):
+            stack.callback(signal.signal, number, signal.signal(number, _terminate))
+        code = _play(stack, options, game, iwad, folder)
     if code == 0:
         _report(folder)
     return code
@@ -144,13 +142,12 @@ def _play(
     seconds: float | None = options.seconds
     env = dict(os.environ)
     if headless:
-        seconds = seconds or 12.0
+        seconds = seconds or _HEADLESS_S
         env = _start_display(stack, env, options.screen)
-    process = _start_game(stack, env, game, iwad)
-    window = _wait_for_game(env, process)
-    known = _top_levels(env)
+    player = _start_game(stack, env, game, iwad)
     argv = [
-        *("--id", str(window), "--model", options.model, "--scale", f"{options.scale:g}"),
+        *("--pid", str(player.pid), "--wait", f"{_START_S:g}"),
+        *("--model", options.model, "--scale", f"{options.scale:g}"),
         *("--present", options.present, "--hud", "full"),
         *("--trace", str(folder / "trace.csv"), "--json"),
     ]
@@ -163,16 +160,21 @@ def _play(
     overlay = _start(stack, [sys.executable, "-m", "overlay", "run", *argv], env, stdout=out)
     if headless:
         assert seconds is not None
-        _photograph(env, overlay, known, 0.75 * seconds, folder / "screenshot.png")
-    return _wait(overlay)
+        _photograph(env, overlay, folder / "trace.csv", 0.75 * seconds, folder / "screenshot.png")
+        code = overlay.wait()
+    else:
+        code = _wait_for_player(overlay)
+    if code and player.poll() is not None:
+        log.error("the game ended by itself (exit code %d)", player.returncode)
+    return code
 
 
-def _wait(overlay: subprocess.Popen[bytes]) -> int:
-    """Wait for the overlay to end; an interrupt ends it (and is the ordinary way to)."""
+def _wait_for_player(overlay: subprocess.Popen[bytes]) -> int:
+    """Wait for the overlay to end; an interrupt ends it, as here nothing else need to."""
     try:
         return overlay.wait()
     except KeyboardInterrupt:
-        pass  # the terminal has sent it to the overlay as well
+        overlay.send_signal(signal.SIGINT)
     try:
         code = overlay.wait(_STOP_S)
     except subprocess.TimeoutExpired:
@@ -180,8 +182,8 @@ def _wait(overlay: subprocess.Popen[bytes]) -> int:
     return 0 if code == 130 else code
 
 
-def _terminate(_signal: int, _frame: object) -> None:
-    raise SystemExit(143)
+def _terminate(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _start(
@@ -192,9 +194,8 @@ def _start(
     stdout: Any = subprocess.DEVNULL,
     stderr: Any = None,
     pass_fds: tuple[int, ...] = (),
-    session: bool = False,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that ends with `stack`, in a session of its own if Ctrl+C is not for it."""
+    """Start a process that ends with `stack`, in a session of its own: Ctrl+C is for us alone."""
     process = subprocess.Popen(
         argv,
         env=env,
@@ -202,7 +203,7 @@ def _start(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
-        start_new_session=session,
+        start_new_session=True,
     )
 
     def stop() -> None:
@@ -230,14 +231,14 @@ def _start_display(stack: ExitStack, env: Mapping[str, str], size: Size) -> dict
     argv = ["Xvfb", "-displayfd", str(write), "-screen", "0", f"{size}x24", "-noreset"]
     argv += ["-nolisten", "tcp", "+extension", "Composite", "+extension", "GLX"]
     env = {k: v for k, v in env.items() if k not in ("WAYLAND_DISPLAY", "XAUTHORITY")}
-    _start(stack, argv, env, stderr=subprocess.DEVNULL, pass_fds=(write,), session=True)
+    _start(stack, argv, env, stderr=subprocess.DEVNULL, pass_fds=(write,))
     os.close(write)
     ready, _, _ = select.select([pipe], [], [], _START_S)
     number = pipe.readline().strip() if ready else ""
     if not number:
         raise PresentError("Xvfb did not start; run `Xvfb :99` by hand to see why")
     env = {**env, "DISPLAY": f":{number}", "XDG_SESSION_TYPE": "x11"}
-    _start(stack, ["openbox", "--sm-disable"], env, stderr=subprocess.DEVNULL, session=True)
+    _start(stack, ["openbox", "--sm-disable"], env, stderr=subprocess.DEVNULL)
     _wait_for_manager(env)
     return env
 
@@ -260,28 +261,11 @@ def _start_game(
     }
     argv = [game, "-iwad", str(iwad), "-extraconfig", str(config), "-window"]
     argv += ["-geometry", str(GAME_SIZE), "-nosound", "-nogui"]
-    return _start(stack, argv, env, stderr=subprocess.DEVNULL, session=True)
+    return _start(stack, argv, env, stderr=subprocess.DEVNULL)
 
 
-def _wait_for_game(env: Mapping[str, str], game: subprocess.Popen[bytes]) -> int:
-    """Wait until the game's window has its size; give its id."""
-    from overlay.window import open_desktop
-
-    end = time.monotonic() + _START_S
-    with open_desktop(env["DISPLAY"]) as desktop:
-        while time.monotonic() < end:
-            if game.poll() is not None:
-                raise CaptureError(f"Crispy Doom ended by itself (exit code {game.returncode})")
-            for window in desktop.windows():
-                if window.pid == game.pid and window.region.size == GAME_SIZE:
-                    return window.id
-            time.sleep(0.2)
-    raise CaptureError(f"Crispy Doom opened no window within {_START_S:g} s")
-
-
-@contextmanager
-def _x_server(env: Mapping[str, str]) -> Iterator[tuple[Any, int]]:
-    """Connect to the X server of `env`; give its core protocol and the root window."""
+def _wait_for_manager(env: Mapping[str, str]) -> None:
+    """Wait until a window manager has announced itself; go on without one if none does."""
     import xcffib
 
     connect: Any = xcffib.connect
@@ -289,66 +273,43 @@ def _x_server(env: Mapping[str, str]) -> Iterator[tuple[Any, int]]:
         connection = connect(display=env["DISPLAY"])
     except xcffib.ConnectionException as exc:
         raise DisplayLost(f"cannot connect to the display {env['DISPLAY']}") from exc
+    core, root = connection.core, connection.get_setup().roots[0].root
+    end = time.monotonic() + _START_S
     try:
-        yield connection.core, connection.get_setup().roots[connection.pref_screen].root
-    finally:
-        connection.disconnect()
-
-
-def _wait_for_manager(env: Mapping[str, str]) -> None:
-    """Wait until a window manager has announced itself; go on without one if none does."""
-    end = time.monotonic() + 10
-    name = "_NET_SUPPORTING_WM_CHECK"
-    with _x_server(env) as (core, root):
+        name = "_NET_SUPPORTING_WM_CHECK"
         atom = core.InternAtom(False, len(name), name).reply().atom
         while time.monotonic() < end:
             if core.GetProperty(False, root, atom, _XA_WINDOW, 0, 1).reply().value_len:
                 return
             time.sleep(0.05)
-    log.warning("openbox did not come up within 10 s; going on without a window manager")
-
-
-def _top_levels(env: Mapping[str, str]) -> set[int]:
-    """List the mapped children of the root window: the frames of windows, and overlays."""
-    with _x_server(env) as (core, root):
-        children = list(core.QueryTree(root).reply().children)
-        asked = [(child, core.GetWindowAttributes(child)) for child in children]
-        return {child for child, cookie in asked if _mapped(cookie)}
-
-
-def _mapped(cookie: Any) -> bool:
-    import xcffib.xproto
-
-    try:
-        return bool(cookie.reply().map_state == xcffib.xproto.MapState.Viewable)
-    except xcffib.xproto.WindowError:  # gone since the list was made
-        return False
+    finally:
+        connection.disconnect()
+    log.warning("openbox did not come up; going on without a window manager")
 
 
 def _photograph(
     env: Mapping[str, str],
     overlay: subprocess.Popen[bytes],
-    known: set[int],
+    trace: Path,
     after_s: float,
-    file: Path,
+    picture: Path,
 ) -> None:
-    """Save a picture of the whole display once the overlay has been on it for `after_s`."""
+    """Save a picture of the whole display, `after_s` after the overlay's first frame."""
     import mss
     import mss.tools
 
-    def running(until: float) -> bool:
-        return overlay.poll() is None and time.monotonic() < until
+    def presented() -> bool:
+        return trace.exists() and b",presented," in trace.read_bytes()
 
-    end = time.monotonic() + _START_S
-    while running(end) and not _top_levels(env) - known:
+    while overlay.poll() is None and not presented():
         time.sleep(0.1)
     end = time.monotonic() + after_s
-    while running(end):
+    while overlay.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
     if overlay.poll() is None:
         with mss.MSS(display=env["DISPLAY"]) as screen:
             shot = screen.grab(screen.monitors[0])
-            mss.tools.to_png(shot.rgb, shot.size, output=str(file))
+            mss.tools.to_png(shot.rgb, shot.size, output=str(picture))
 
 
 def _report(folder: Path) -> None:
