@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -173,6 +177,116 @@ def test_pinned_versions_belong_to_declared_dependencies() -> None:
     assert "torch" in pinned
 
 
+# --- bootstrap and checks ---------------------------------------------------------------------
+
+
+def script(name: str) -> ModuleType:
+    """Load a script of the project that is in no package."""
+    spec = importlib.util.spec_from_file_location(f"project_{Path(name).stem}", ROOT / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bootstrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    module = script("tools/bootstrap.py")
+    monkeypatch.setattr(module, "STAMP", tmp_path / "bootstrap.json")
+    return module
+
+
+def names_of(needs: list[Any]) -> set[str]:
+    return {need.package for need in needs}
+
+
+def test_bootstrap_brings_a_display_only_where_there_is_none(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert "xvfb" not in names_of(bootstrap.needs("demo"))
+    assert "xvfb" in names_of(bootstrap.needs("test"))
+    monkeypatch.delenv("DISPLAY")
+    assert {"xvfb", "openbox", "crispy-doom", "freedoom"} <= names_of(bootstrap.needs("demo"))
+
+
+def test_bootstrap_probes_see_what_is_there_and_what_is_not(bootstrap: ModuleType) -> None:
+    assert bootstrap.module("x", "json").present()
+    assert not bootstrap.module("x", "no_such_module_here").present()
+    assert bootstrap.command("x", "sh").present()
+    assert not bootstrap.command("x", "no-such-program-here").present()
+    assert not bootstrap.library("x", "libnosuchthing.so.9").present()
+    assert not bootstrap.data("x", "/no/such/*/file").present()
+
+
+@pytest.mark.parametrize(
+    ("apt", "user", "message"),
+    [
+        (None, 0, "not Debian.*then try again: nothing-like-it"),
+        ("/usr/bin/apt-get", 1000, "run: sudo sh -c 'apt-get .*install.* nothing-like-it'"),
+    ],
+)
+def test_bootstrap_says_what_to_do_by_hand(
+    bootstrap: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    apt: str | None,
+    user: int,
+    message: str,
+) -> None:
+    missing = bootstrap.Need("nothing-like-it", lambda: False)
+    monkeypatch.setattr(bootstrap, "needs", lambda _target: [missing])
+    monkeypatch.setattr(shutil, "which", lambda *_args, **_kwargs: apt)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(bootstrap.Stop, match=message):
+        bootstrap.install_packages("demo")
+
+
+def test_bootstrap_is_done_when_nothing_changed(bootstrap: ModuleType) -> None:
+    assert not bootstrap.up_to_date("demo")
+    bootstrap.STAMP.write_text(json.dumps({"digest": bootstrap.digest(), "holds": ["cpu"]}))
+    assert bootstrap.up_to_date("demo")
+    assert not bootstrap.up_to_date("test"), "it holds less than the tests need"
+    bootstrap.STAMP.write_text(json.dumps({"digest": "of other files", "holds": ["cpu"]}))
+    assert not bootstrap.up_to_date("demo")
+    bootstrap.STAMP.write_text("damaged")
+    assert not bootstrap.up_to_date("demo")
+
+
+def test_check_runs_all_steps_and_names_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check = script("check.py")
+    good, bad = ["pip", "--version"], ["no_such_module_here"]
+    monkeypatch.setattr(check, "steps", lambda *_: {"one": bad, "two": good, "three": bad})
+    assert check.main([]) == 1
+    out = capfd.readouterr().out
+    assert "-- two: ok" in out
+    assert re.search(r"^check: FAILED after \d+ s: one, three$", out, re.M)
+    monkeypatch.setattr(check, "steps", lambda *_: {"two": good})
+    assert check.main([]) == 0
+    assert re.search(r"^check: all passed in \d+ s$", capfd.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(("ci", "strict"), [("true", "1"), ("", "unset")])
+def test_check_is_strict_in_ci(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, strict: str
+) -> None:
+    check = script("check.py")
+    told = tmp_path / "told"
+    (tmp_path / "tell.py").write_text(
+        "import os\n"
+        f"open({str(told)!r}, 'w').write(os.environ.get('OVERLAY_TEST_STRICT', 'unset'))\n"
+    )
+    monkeypatch.setattr(check, "steps", lambda *_: {"tell": ["tell"]})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv("OVERLAY_TEST_STRICT", raising=False)
+    assert check.main([]) == 0
+    assert told.read_text() == strict
+
+
 # --- papers -----------------------------------------------------------------------------------
 
 
@@ -212,11 +326,12 @@ def test_commands_in_the_readme_are_understood() -> None:
     used: dict[str, set[str]] = {}
     for line in re.findall(r"^\s*overlay ([a-z].*)$", text, re.M):
         words = line.split("#")[0].split()
-        used.setdefault(words[0], set()).update(w for w in words if w.startswith("--"))
+        subcommand = " ".join(words[: 2 if words[0] == "trace" else 1])
+        used.setdefault(subcommand, set()).update(w for w in words if w.startswith("--"))
     assert used
     for subcommand, options in used.items():
         helped = subprocess.run(
-            [sys.executable, "-m", "overlay", subcommand, "--help"],
+            [sys.executable, "-m", "overlay", *subcommand.split(), "--help"],
             capture_output=True,
             text=True,
             cwd=ROOT,

@@ -119,7 +119,7 @@ def say(text: str) -> None:
 
 
 def run_quietly(argv: Sequence[str], env: dict[str, str] | None = None) -> str | None:
-    """Run a command; None if it worked, else the end of what it printed."""
+    """Run a command; None if it worked, else the last lines of what it printed."""
     result = subprocess.run(
         argv,
         env=env,
@@ -133,7 +133,7 @@ def run_quietly(argv: Sequence[str], env: dict[str, str] | None = None) -> str |
     )
     if result.returncode == 0:
         return None
-    return "\n".join(result.stdout.strip().splitlines()[-15:])
+    return "\n".join(result.stdout.strip().splitlines()[-6:])
 
 
 def install_packages(target: str) -> None:
@@ -153,7 +153,7 @@ def install_packages(target: str) -> None:
         )
     by_hand = f"apt-get update && apt-get install --no-install-recommends {names}"
     if os.geteuid() != 0:
-        raise Stop(f"missing: {names}; run: sudo sh -c '{by_hand}'")
+        raise Stop(f"Debian packages are missing; run: sudo sh -c '{by_hand}'")
     say(f"installing Debian packages: {names}")
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     options = ["-qq", "-o", "DPkg::Lock::Timeout=300"]
