@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engines.errors import EngineError
-
 from overlay.capture import CaptureSource
 from overlay.capture.compare import same_pixels
 from overlay.errors import CaptureLost, OverlayError, SourceClosed
@@ -164,6 +163,11 @@ class Pipeline:
     def model(self) -> str:
         """Name of the upscaler in use."""
         return self._upscaler.model
+
+    @property
+    def shown(self) -> Picture | None:
+        """The picture shown last."""
+        return self._shown
 
     @property
     def upscaler(self) -> Upscaler:

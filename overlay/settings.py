@@ -201,7 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser, groups: Sequence[str] | None 
         made[name] = group
         flag = spec.metadata["flag"] or "--" + spec.name.replace("_", "-")
         text = spec.metadata["help"].replace("%", "%%")
-        common = dict(dest=spec.name, default=argparse.SUPPRESS)
+        common: dict[str, Any] = {"dest": spec.name, "default": argparse.SUPPRESS}
         if isinstance(spec.default, bool):
             action = argparse.BooleanOptionalAction if spec.default else "store_true"
             group.add_argument(flag, action=action, help=text, **common)

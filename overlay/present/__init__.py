@@ -7,12 +7,14 @@ Back ends are one module each: `glfw` (a window) and `offscreen`. They are impor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
 from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
+from overlay.window import Window
 
 Mode = Literal["over", "beside", "window", "fullscreen"]
 Fit = Literal["fit", "integer", "fill", "stretch"]
@@ -138,3 +140,33 @@ class Presenter(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def open_presenter(
+    look: Look,
+    game: Window | None = None,
+    hotkeys: Mapping[str, str] | None = None,
+    *,
+    offscreen: bool = False,
+    exclude_from_capture: bool = False,
+) -> Presenter:
+    """Open the window, or the surface in memory.
+
+    Args:
+        look: where and how to show.
+        game: the window that is captured, which the overlay follows; None for a replay.
+        hotkeys: action -> key over the defaults; None for no keys at all.
+        offscreen: draw into memory; no window, no keys, no display needed.
+        exclude_from_capture: hide the overlay from recorders (Windows).
+    Raises:
+        SettingsError: a hotkey or the monitor is wrong.
+        DisplayLost: there is no display.
+        BackendUnavailable, PresentError: there is no OpenGL 3.3.
+    """
+    if offscreen:
+        from overlay.present.offscreen import OffscreenPresenter
+
+        return OffscreenPresenter(look)
+    from overlay.present.glfw import GlfwPresenter
+
+    return GlfwPresenter(look, game, hotkeys, exclude_from_capture=exclude_from_capture)

@@ -1,0 +1,279 @@
+"""`overlay run`: open every stage, run the pipeline, say what happened."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from engines import zoo
+from overlay import settings as options
+from overlay.capture import CaptureSource, open_source
+from overlay.cli import add_config, add_json
+from overlay.controls import Controls, flight_folder, screenshot_folder
+from overlay.doctor import last_trace_note
+from overlay.errors import SettingsError, WindowNotFound
+from overlay.frame import Size
+from overlay.infer import SHADERS, Upscaler, open_upscaler
+from overlay.lock import WindowLock
+from overlay.pipeline import Limits, Pipeline
+from overlay.present import Look, Presenter, open_presenter
+from overlay.present.screenshot import ScreenshotWriter, save_png
+from overlay.settings import Configuration, Settings
+from overlay.trace.flight import FlightRecorder
+from overlay.trace.recorder import TraceRecorder
+from overlay.trace.summary import Summary, summarise
+from overlay.window import Query, Window, find, open_desktop
+
+log = logging.getLogger(__name__)
+
+#: Threads hand over the interpreter this often; the default, 5 ms, is a third of a frame.
+_SWITCH_S = 0.0005
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `overlay run`."""
+    add_config(parser)
+    options.add_arguments(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument("--wait", type=float, default=0.0, metavar="S", help="wait for the window")
+    group.add_argument("--frames", type=int, metavar="N", help="stop after N captured frames")
+    group.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds")
+    group.add_argument("--screenshot", type=Path, metavar="PNG", help="save the last picture")
+    add_json(group)  # type: ignore[arg-type]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until the game closes, a limit, a key or a signal; print the summary."""
+    limits = _limits(arguments)
+    configuration = Configuration.load(arguments.config, arguments)
+    with ExitStack() as stack:
+        window = find_window(configuration.base, configuration.given, arguments.wait)
+        name = f"{window.title} {window.wm_class}" if window else ""
+        settings = configuration.settings(name)
+        session = open_session(stack, settings, window, limits)
+        signals = stack.enter_context(Signals(session.pipeline))
+        try:
+            session.run()
+        finally:
+            session.finish(arguments.screenshot)
+        result = session.result()
+    if arguments.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        sys.stdout.write(f"{session.summary}\n")
+    return 128 + signals.caught if signals.caught else 0
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    for name in ("frames", "seconds"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise SettingsError(f"--{name} must be more than 0, not {value:g}")
+    return Limits(arguments.frames, arguments.seconds)
+
+
+def find_window(settings: Settings, given: dict[str, Any], wait_s: float = 0.0) -> Window | None:
+    """Find the game's window, or None where the source needs none.
+
+    Raises:
+        SettingsError: nothing was said about which window, or two things at once.
+        WindowNotFound: none matches within `wait_s`.
+    """
+    settings = Configuration(settings, (), given).settings("")
+    if settings.source.startswith("replay:") or settings.region is not None:
+        return None
+    query = Query(settings.title, settings.wm_class, settings.pid, settings.id)
+    if settings.pick:
+        with open_desktop() as desktop:
+            return desktop.pick()
+    if query == Query():
+        raise SettingsError(
+            "which window? give --window TITLE, --class, --pid, --id or --pick "
+            "(overlay windows lists them), or --source replay:PATH"
+        )
+    deadline = time.monotonic() + wait_s
+    with open_desktop() as desktop:
+        while True:
+            try:
+                return find(desktop, query)
+            except WindowNotFound:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.2)
+
+
+@dataclass(slots=True)
+class Session:
+    """Every stage of one run, open."""
+
+    settings: Settings
+    recorder: TraceRecorder
+    source: CaptureSource
+    presenter: Presenter
+    pipeline: Pipeline
+    started: float
+
+    def run(self) -> None:
+        """Run the pipeline with a short switch interval (see `Pipeline.run`)."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            self.pipeline.run()
+        finally:
+            sys.setswitchinterval(before)
+
+    def finish(self, screenshot: Path | None = None) -> None:
+        """Save the last picture if asked for, and complete the trace."""
+        if screenshot is not None and self.pipeline.shown is not None:
+            save_png(screenshot, self.presenter.grab())
+        self.recorder.close()
+        if self.settings.trace is not None:
+            with suppress(OSError):  # only doctor --bundle needs it
+                last_trace_note().write_text(str(self.settings.trace.absolute()))
+
+    @property
+    def summary(self) -> Summary:
+        """The trace's figures so far."""
+        return summarise(self.recorder)
+
+    def result(self) -> dict[str, Any]:
+        """Give the run's figures with the documented JSON fields."""
+        upscaler, shown = self.pipeline.upscaler, self.pipeline.shown
+        output = self.presenter.target_size(shown.frame.size) if shown else None
+        return {
+            **self.summary.to_json(),
+            "seconds": round(time.monotonic() - self.started, 3),
+            "model": upscaler.model,
+            "backend": upscaler.backend,
+            "device": upscaler.device,
+            "renderer": self.presenter.device,
+            "capture": self.source.name,
+            "source_size": str(shown.frame.size) if shown else None,
+            "output_size": str(output) if output else None,
+            "trace": str(self.settings.trace) if self.settings.trace else None,
+        }
+
+
+def open_session(
+    stack: ExitStack, settings: Settings, window: Window | None, limits: Limits | None = None
+) -> Session:
+    """Open trace, source, presenter and upscaler, in this order, on `stack`.
+
+    The trace comes first: a path that cannot be written ends the run before it changed anything.
+    """
+    limits = limits or Limits()
+    cycle = _cycle(settings)
+    if window is not None:
+        stack.enter_context(WindowLock(f"window-{window.id}"))
+    facts = {"source": settings.source, "window": window.title if window else ""}
+    recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
+    source = stack.enter_context(_open_source(settings, window))
+    presenter = stack.enter_context(
+        open_presenter(
+            look(settings), window, settings.hotkeys,
+            offscreen=settings.present == "offscreen",
+            exclude_from_capture=settings.exclude_from_capture,
+        )
+    )  # fmt: skip
+    presenter.follow(source.region, source.visible)
+
+    def reopen(name: str, source: Size, output: Size) -> Upscaler:
+        backend = settings.backend if name == settings.model else "auto"
+        return open_upscaler(
+            name, backend=backend, source=source, output=output,
+            threads=settings.threads, filter=settings.filter,
+        )  # fmt: skip
+
+    size = source.region.size
+    upscaler = stack.enter_context(reopen(settings.model, size, presenter.target_size(size)))
+    controls = _controls(stack, settings, recorder, presenter)
+    pipeline = Pipeline(
+        source, upscaler, presenter, recorder,
+        limits=Limits(limits.frames, limits.seconds, settings.fps_cap),
+        reopen=reopen, name=settings.model, cycle=cycle,
+        hud=controls.hud, on_command=controls.obey,
+    )  # fmt: skip
+    controls.pipeline = pipeline
+    return Session(settings, recorder, source, presenter, pipeline, time.monotonic())
+
+
+def _open_source(settings: Settings, window: Window | None) -> CaptureSource:
+    backend, _, path = settings.source.partition(":")
+    return open_source(
+        backend, window=window, region=settings.region, path=path or None,
+        rate_hz=settings.rate, loop=not settings.once,
+    )  # fmt: skip
+
+
+def _controls(
+    stack: ExitStack, settings: Settings, recorder: TraceRecorder, presenter: Presenter
+) -> Controls:
+    flight = FlightRecorder(recorder, flight_folder(), late_ms=settings.flight_late_ms)
+    return Controls(
+        settings,
+        recorder,
+        presenter,
+        stack.enter_context(flight),
+        stack.enter_context(ScreenshotWriter(screenshot_folder(settings))),
+    )
+
+
+def _cycle(settings: Settings) -> tuple[str, ...]:
+    """Read and check the names the hotkey goes through; the model asked for is one of them."""
+    names = [name.strip() for name in settings.cycle.split(",") if name.strip()]
+    for name in names:
+        if name != "default" and name not in SHADERS:
+            zoo.spec(name)  # raises for an unknown name
+    return (*names,) if settings.model in names else (settings.model, *names)
+
+
+def look(settings: Settings) -> Look:
+    """Give the presenter's part of the settings."""
+    return Look(
+        mode="over" if settings.present == "offscreen" else settings.present,  # type: ignore[arg-type]
+        size=settings.output,
+        scale=settings.scale,
+        monitor=settings.monitor,
+        fit=settings.fit,  # type: ignore[arg-type]
+        filter=settings.filter,
+        vsync=settings.vsync,
+        pointer=settings.pointer,
+    )
+
+
+class Signals:
+    """While open, SIGINT and SIGTERM end the run in good order; a second one ends it at once."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._before: dict[int, Any] = {}
+        self.caught = 0
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = number
+        self._pipeline.stop()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
