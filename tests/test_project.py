@@ -314,6 +314,17 @@ def test_links_in_the_papers_lead_somewhere() -> None:
     assert not dead
 
 
+def test_files_named_in_the_papers_exist() -> None:
+    gone = []
+    for paper in (ROOT / "docs" / "develop.md", ROOT / "CONTRIBUTING.md", ROOT / "THIRD_PARTY.md"):
+        for name in re.findall(
+            r"`((?:overlay|engines|training|tests|tools|docs)/[\w./]*)`", paper.read_text()
+        ):
+            if not (ROOT / name).exists():
+                gone.append(f"{paper.name}: {name}")
+    assert not gone
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "make test" in script

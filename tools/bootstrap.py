@@ -190,6 +190,8 @@ def digest() -> str:
     summed = hashlib.sha256(sys.version.split()[0].encode())
     for file in (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__)):
         summed.update(file.read_bytes())
+    for package in sorted(ROOT.glob("*/__init__.py")):  # an editable install lists them
+        summed.update(package.parent.name.encode())
     return summed.hexdigest()
 
 
