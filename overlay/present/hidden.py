@@ -6,8 +6,9 @@ The context belongs to the main thread, as GLFW's windows do.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
-import glfw  # type: ignore[import-untyped]
+import glfw
 
 from overlay.errors import BackendUnavailable
 
@@ -29,7 +30,7 @@ class HiddenWindow:
         glfw.make_context_current(self._window)
 
     @staticmethod
-    def _open() -> object | None:
+    def _open() -> Any:
         if not glfw.init():
             return None
         glfw.default_window_hints()
@@ -37,8 +38,7 @@ class HiddenWindow:
         glfw.window_hint(glfw.CONTEXT_VERSION_MAJOR, 3)
         glfw.window_hint(glfw.CONTEXT_VERSION_MINOR, 3)
         glfw.window_hint(glfw.OPENGL_PROFILE, glfw.OPENGL_CORE_PROFILE)
-        window: object | None = glfw.create_window(16, 16, "sr-overlay", None, None)
-        return window
+        return glfw.create_window(16, 16, "sr-overlay", None, None)
 
     def close(self) -> None:
         """Destroy the window; idempotent. GLFW itself stays, as other windows may use it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -128,6 +128,7 @@ class Renderer:
                 "result", picture.pixels, "luma" if picture.kind == "luma" else "bgra"
             )
         uploaded_ns = time.perf_counter_ns()
+        GL.glBindVertexArray(self._vao)
         target = self._clear(self.viewport(picture.frame.size, fit))
         last = filter or picture.shader
         if source is None:
@@ -142,11 +143,11 @@ class Renderer:
             self._scaler.merge(source, result, Target.of(merged))
             self._scaler.scale(merged, target, last)
         if hud is not None:
-            self._text.draw(hud, self._surface, self.target)
+            self._text.draw(hud, self._surface)
+            GL.glBindVertexArray(self._vao)
         if cursor is not None:
-            self._text.draw_sprite(
-                self._upload("cursor", cursor.pixels, "bgra"), cursor.region, self._surface
-            )
+            sprite = self._upload("cursor", cursor.pixels, "bgra")
+            self._scaler.blend(sprite, replace(target, region=cursor.region))
         self._timer.end()
         return DrawTimes(uploaded_ns, time.perf_counter_ns())
 

@@ -87,6 +87,13 @@ class Scaler:
         GL.glActiveTexture(GL.GL_TEXTURE0)
         self._pass("merge", source, target)
 
+    def blend(self, sprite: Texture, target: Target) -> None:
+        """Draw a picture with premultiplied alpha over what is there, bilinear."""
+        GL.glEnable(GL.GL_BLEND)
+        GL.glBlendFuncSeparate(GL.GL_ONE, GL.GL_ONE_MINUS_SRC_ALPHA, GL.GL_ZERO, GL.GL_ONE)
+        self._pass("sprite", sprite, target)
+        GL.glDisable(GL.GL_BLEND)
+
     def _pass(self, name: str, texture: Texture, target: Target, **uniforms: float) -> None:
         region = target.region
         program = self._programs.get(name) or self._program(name)
@@ -123,7 +130,9 @@ class Scaler:
 
     def close(self) -> None:
         """Free everything; the context must be current."""
-        for kept in (*self._programs.values(), *self._between.values()):
-            kept.delete()
+        for program in self._programs.values():
+            program.delete()
+        for texture in self._between.values():
+            texture.delete()
         self._programs.clear()
         self._between.clear()

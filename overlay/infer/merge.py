@@ -1,0 +1,31 @@
+"""Join a net's luma with the source's chroma on the host, as the presenter's shader does."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from overlay.frame import Pixels
+
+#: BT.601 full-range luma weights in BGR order.
+LUMA_BGR = np.array([0.114, 0.587, 0.299], np.float32)
+
+
+def merge_luma(source: Pixels, luma: Pixels) -> Pixels:
+    """Give luma the chroma of the source: RGB = up(source) + (luma - luma(up(source))).
+
+    All of it is linear, so that only the chroma of `up` counts; it is bilinear with half-pixel
+    centres. Equal to the presenter's `merge.glsl` within one level.
+
+    Args:
+        source: uint8 BGRA, (H, W, 4), host memory; alpha is ignored; not modified.
+        luma: uint8 BT.601 full-range luma, (H*s, W*s), host memory; not modified.
+    Returns:
+        uint8 BGRA, (H*s, W*s, 4), a new array; alpha is 255.
+    """
+    size = (luma.shape[1], luma.shape[0])
+    large = cv2.resize(source[..., :3].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    large += (luma - large @ LUMA_BGR)[..., np.newaxis]
+    merged = np.full((*luma.shape, 4), 255, np.uint8)
+    merged[..., :3] = np.clip(np.rint(large), 0, 255)
+    return merged
