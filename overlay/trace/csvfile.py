@@ -101,8 +101,7 @@ class TraceWriter:
         self._closed = False
         self._broken = False
         try:
-            self._file: _Sink = open(path, "wb", buffering=0)  # noqa: SIM115 (held while we run)
-            _write_all(self._file, _first_lines(recorder.metadata))
+            self._file: _Sink = _begin(path, _first_lines(recorder.metadata))
         except OSError as exc:
             raise TraceError(
                 f"cannot write the trace {path}: {exc.strerror or exc}; "
@@ -120,12 +119,16 @@ class TraceWriter:
         self._thread.join()
 
     def _run(self) -> None:
+        finished = False
         try:
             while not self._stop.wait(_FLUSH_S):
                 self._flush()
             self._flush()
             self._write(_last_line(self._written))
+            finished = True
         finally:
+            if not finished:
+                self.damage = f"rows from about {self._next} on are missing: the writer failed"
             try:
                 self._file.close()
             except OSError as exc:
@@ -134,12 +137,15 @@ class TraceWriter:
     def _flush(self) -> None:
         recorder = self._recorder
         while not self._broken:
+            if self._next < recorder.oldest:
+                self._lost(recorder.oldest)
             table = recorder.table(self._next, self._next + _CHUNK_ROWS)
             if len(table) == 0:
+                if self._next < recorder.oldest:
+                    continue
                 return
             first = int(table.ids[0])
-            if first > self._next:
-                self._lost(first - self._next)
+            self._lost(first)
             pending = np.flatnonzero(table.outcome == Outcome.PENDING)
             ended = len(table) if len(pending) == 0 else int(pending[0])
             self._write(b"".join(_lines(table, ended)))
@@ -151,11 +157,15 @@ class TraceWriter:
                 recorder.end(self._next, Outcome.FAILED, "never ended")  # would hold all up
             time.sleep(0)
 
-    def _lost(self, rows: int) -> None:
-        self._write(f"# lost {rows}\n".encode())
+    def _lost(self, first: int) -> None:
+        """Go on with row `first`; those before it left the ring unwritten."""
+        if first <= self._next:
+            return
+        self._write(f"# lost {first - self._next}\n".encode())
         if self.damage is None:
             self.damage = f"rows from {self._next} on are missing: the disk was too slow"
             log.warning("the trace %s is incomplete: %s", self.path, self.damage)
+        self._next = first
 
     def _write(self, data: bytes) -> None:
         if self._broken:
@@ -182,6 +192,16 @@ def write_trace(table: TraceTable, path: Path) -> None:
     body = b"".join(_lines(table, len(table)))
     last = _last_line(len(table))
     write_atomically(path, _first_lines(table.metadata) + body + last)
+
+
+def _begin(path: Path, data: bytes) -> _Sink:
+    file = open(path, "wb", buffering=0)  # noqa: SIM115 (the writer holds it)
+    try:
+        _write_all(file, data)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _write_all(file: _Sink, data: bytes) -> None:

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from overlay.errors import TraceError
-from overlay.trace import Stage
+from overlay.trace import Outcome, Stage
 from overlay.trace.csvfile import write_trace
 from overlay.trace.recorder import TraceRecorder
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
-_NAME = re.compile(r"flight-\d{8}-\d{6}(-\d+)?-[a-z]+\.csv")
+_NAME = re.compile(r"flight-\d{8}-\d{6}-\d{6}-[a-z]+\.csv")
 
 
 class FlightRecorder:
@@ -99,37 +99,32 @@ class FlightRecorder:
         self._look()
 
     def _look(self) -> None:
-        late = self._late_ms is not None and self._found_late()
+        late = self._late_ms is not None and self._found_late(self._late_ms)
         if self._asked:
             self._asked = False
             self._write("asked")
         elif late:
-            now_s = time.monotonic()
-            if self._last_late_s is None or now_s - self._last_late_s >= self._cooldown_s:
-                self._last_late_s = now_s
-                self._write("late")
+            self._last_late_s = time.monotonic()
+            self._write("late")
 
-    def _found_late(self) -> bool:
-        """Look through the rows that ended since the last look."""
+    def _found_late(self, limit_ms: float) -> bool:
+        """Look through the rows that ended since the last look; False while it is too soon."""
         table = self._recorder.table(self._seen)
         if len(table) == 0:
             return False
-        pending = np.flatnonzero(table.outcome == 0)
+        # A frame still under way is looked at again, with those after it.
+        pending = np.flatnonzero(table.outcome == Outcome.PENDING)
         self._seen = int(table.ids[pending[0]]) if len(pending) else int(table.ids[-1]) + 1
-        if self._last_late_s is not None and not self._cooldown_over():
+        last_s = self._last_late_s
+        if last_s is not None and time.monotonic() - last_s < self._cooldown_s:
             return False
-        # A pending row is looked at again with those after it; a second file is ruled out by
-        # the cooldown, and a late frame that is still under way is found once it is presented.
-        latency = table.between_ms(Stage.READY, Stage.PRESENTED)
-        return bool(np.any(latency > (self._late_ms or 0.0)))
-
-    def _cooldown_over(self) -> bool:
-        return self._last_late_s is None or time.monotonic() - self._last_late_s >= self._cooldown_s
+        return bool(np.any(table.between_ms(Stage.READY, Stage.PRESENTED) > limit_ms))
 
     def _write(self, why: str) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._free_name(why)
+            at = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+            path = self._folder / f"flight-{at}-{why}.csv"
             write_trace(self._recorder.since(self._seconds), path)
             self._prune(path)
         except (OSError, TraceError) as exc:
@@ -138,15 +133,6 @@ class FlightRecorder:
         log.info("the flight recorder saved the last %g s in %s", self._seconds, path)
         if self._on_saved is not None:
             self._on_saved(path)
-
-    def _free_name(self, why: str) -> Path:
-        stem = datetime.now().strftime("flight-%Y%m%d-%H%M%S")
-        path = self._folder / f"{stem}-{why}.csv"
-        number = 1
-        while path.exists():
-            number += 1
-            path = self._folder / f"{stem}-{number}-{why}.csv"
-        return path
 
     def _prune(self, newest: Path) -> None:
         files = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -232,7 +232,7 @@ td,th{padding:2px 14px 2px 0;text-align:right;font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}th{border-bottom:1px solid var(--grid)}
 .damage{color:#d55e00}
 """
-_W, _H, _LEFT, _TOP, _BOTTOM = 1040, 200, 46, 8, 22
+_W, _H, _LEFT, _RIGHT, _TOP, _BOTTOM = 1040, 200, 46, 1000, 8, 22
 
 
 def _page(drawing: _Drawing) -> Iterator[str]:
@@ -275,7 +275,7 @@ def _svg(edges: Values, top: float, marks: Iterator[str]) -> Iterator[str]:
     top = top if top > 0 else 1.0
     for value in _ticks(0, top):
         y = _H - _BOTTOM - value / top * (_H - _TOP - _BOTTOM)
-        yield f'<line class="grid" x1="{_LEFT}" x2="{_W}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
     for value in _ticks(float(edges[0]), float(edges[-1]), 10):
         x = float(_x(np.array([value]), edges)[0])
@@ -292,12 +292,13 @@ def _curve_marks(edges: Values, curve: _Curve) -> Iterator[str]:
         f"{x:.1f},{y:.1f}"
         for x, y in zip(_x(curve.times_s, edges), _y(curve.values, curve.top), strict=True)
     )
-    yield f'<polyline fill="none" stroke="{_LINE}" points="{points}"/>'
+    yield f'<polyline fill="none" stroke="{_LINE}" stroke-width="0.8" points="{points}"/>'
     for style, name, ms in lines:
         if ms <= curve.top:
             y = float(_y(np.array([ms]), curve.top)[0])
-            yield f'<line class="{style}" x1="{_LEFT}" x2="{_W}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            yield f'<text x="{_W - 4}" y="{y - 3:.1f}" text-anchor="end">{name}</text>'
+            yield f'<line class="{style}" x1="{_LEFT}" x2="{_RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            above = -3 if style == "p99" else 9
+            yield f'<text x="{_RIGHT + 3}" y="{y + above:.1f}">{name}</text>'
 
 
 def _stack(edges: Values, layers: dict[str, Values]) -> Iterator[str]:
@@ -315,7 +316,7 @@ def _stack(edges: Values, layers: dict[str, Values]) -> Iterator[str]:
 
 
 def _x(times: Values, edges: Values) -> Values:
-    x: Values = _LEFT + (times - edges[0]) / (edges[-1] - edges[0]) * (_W - _LEFT)
+    x: Values = _LEFT + (times - edges[0]) / (edges[-1] - edges[0]) * (_RIGHT - _LEFT)
     return x
 
 
@@ -336,8 +337,8 @@ def _ticks(first: float, last: float, wanted: int = 4) -> list[float]:
 
 
 def _literal(text: str) -> str:
-    """Keep matplotlib from reading a dollar sign as the begin of a formula."""
-    return text.replace("$", r"\$")
+    """Keep matplotlib from reading formulas, and to characters that its font has."""
+    return text.encode("ascii", "replace").decode().replace("$", r"\$")
 
 
 def _draw_curve(axes: Axes, curve: _Curve) -> None:
@@ -348,10 +349,16 @@ def _draw_curve(axes: Axes, curve: _Curve) -> None:
     for name, ms in _BUDGETS_MS.items():
         if ms <= curve.top:
             axes.axhline(ms, color="#777777", linewidth=0.8, linestyle=":")
-            axes.text(1.0, ms, name, transform=axes.get_yaxis_transform(), fontsize=8)
+            _label_line(axes, ms, name, "top")
     if curve.p99 is not None and curve.p99 <= curve.top:
         axes.axhline(curve.p99, color="#d55e00", linewidth=1, linestyle="--")
-        axes.text(1.0, curve.p99, "p99", transform=axes.get_yaxis_transform(), fontsize=8)
+        _label_line(axes, curve.p99, "p99", "bottom")
+
+
+def _label_line(axes: Axes, ms: float, name: str, side: Literal["top", "bottom"]) -> None:
+    """Name a line at its right end, below or above it so that two names do not collide."""
+    place = axes.get_yaxis_transform()
+    axes.text(1.003, ms, name, transform=place, fontsize=8, verticalalignment=side)
 
 
 def _draw_stages(axes: Axes, drawing: _Drawing) -> None:

@@ -268,6 +268,11 @@ class TraceRecorder(Trace):
         return self._next
 
     @property
+    def oldest(self) -> int:
+        """The oldest row that no `begin` running now can be recycling."""
+        return max(0, self._next - self._capacity + 1)
+
+    @property
     def damage(self) -> str | None:
         """Why the file being written is incomplete; None if it is not, or there is none."""
         return self._writer.damage if self._writer is not None else None
@@ -289,11 +294,11 @@ class TraceRecorder(Trace):
     def table(self, first: int = 0, stop: int | None = None) -> TraceTable:
         """Copy the rows `first` <= id < `stop`, as far as the ring still holds them."""
         stop = self._next if stop is None else min(stop, self._next)
-        first = min(max(first, self._oldest()), stop)
+        first = min(max(first, self.oldest), stop)
         slots = self._slots(first, stop)
         # Facts first: a row seen as ended has all its stamps.
         facts, stamps = self._facts[:, slots].copy(), self._stamps[:, slots].copy()
-        recycled = min(max(self._oldest() - first, 0), stop - first)
+        recycled = min(max(self.oldest - first, 0), stop - first)
         first, facts, stamps = first + recycled, facts[:, recycled:], stamps[:, recycled:]
         stamps = np.where(stamps == 0, MISSING, stamps - self.start_ns)
         with self._lock:
@@ -348,14 +353,10 @@ class TraceRecorder(Trace):
             counts=self.counts(),
         )
 
-    def _oldest(self) -> int:
-        """The oldest row that no `begin` running now can be recycling."""
-        return max(0, self._next - self._capacity + 1)
-
     def _first_since(self, seconds: float, now_ns: int | None) -> int:
         """The first row captured in the last `seconds`, by bisection (they are in order)."""
         now_ns = time.perf_counter_ns() if now_ns is None else now_ns
-        first = self._oldest()
+        first = self.oldest
         rows = range(first, self._next)
         captured, mask = self._captured, self._mask
         begin = now_ns - int(seconds * 1e9)
