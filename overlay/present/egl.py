@@ -47,7 +47,7 @@ class EglContext:
         for name in ("eglQueryString", "eglGetDisplay", "eglCreateContext"):
             getattr(self._egl, name).restype = c_void_p
         self._egl.eglCreatePbufferSurface.restype = c_void_p
-        self._display = self._context = 0
+        self._display = self._context = self._surface = 0
         tried = []
         for name, display in self._displays():
             problem = self._open(display)
@@ -106,16 +106,16 @@ class EglContext:
         self._display, self._context = display, context
         if self.make_current():
             return ""
-        surface = egl.eglCreatePbufferSurface(handle, config, _ints(_PBUFFER)) or 0
-        if surface and self.make_current(surface):
+        self._surface = egl.eglCreatePbufferSurface(handle, config, _ints(_PBUFFER)) or 0
+        if self._surface and self.make_current():
             return ""
         egl.eglDestroyContext(handle, c_void_p(context))
-        self._display = self._context = 0
+        self._display = self._context = self._surface = 0
         return "the context cannot be made current"
 
-    def make_current(self, surface: int = 0) -> bool:
+    def make_current(self) -> bool:
         """Make the context current on this thread."""
-        drawable = c_void_p(surface)
+        drawable = c_void_p(self._surface)
         return bool(
             self._egl.eglMakeCurrent(
                 c_void_p(self._display), drawable, drawable, c_void_p(self._context)
@@ -131,4 +131,6 @@ class EglContext:
             return
         self._egl.eglMakeCurrent(c_void_p(self._display), None, None, None)
         self._egl.eglDestroyContext(c_void_p(self._display), c_void_p(self._context))
-        self._display = self._context = 0
+        if self._surface:
+            self._egl.eglDestroySurface(c_void_p(self._display), c_void_p(self._surface))
+        self._display = self._context = self._surface = 0

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import replace
 
 from overlay.errors import BackendUnavailable
 from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.present import Command, Look, Presenter, Shown
 from overlay.present.egl import EglContext
+from overlay.present.fit import place
 from overlay.present.gl import GL, INSTALL_HINT
 from overlay.present.hidden import HiddenWindow
 from overlay.present.renderer import CursorSprite, Renderer
@@ -40,8 +40,8 @@ def open_context() -> EglContext | HiddenWindow:
 class OffscreenPresenter(Presenter):
     """Draws with the same renderer as a window, into a texture.
 
-    The surface has the size of `look.size`, else of the source times `look.scale`, else of the
-    picture.
+    The surface has the size of `look.size`, else of the source times `look.scale`, else of
+    the source times the picture's own scale.
 
     Args:
         look: how to show; `mode`, `monitor`, `vsync` and `pointer` mean nothing here.
@@ -55,6 +55,7 @@ class OffscreenPresenter(Presenter):
 
     def __init__(self, look: Look | None = None) -> None:
         self._look = look or Look()
+        self._scale = 1  # of the last picture
         self._wake = threading.Event()
         self._commands: list[Command] = []
         self._context: EglContext | HiddenWindow | None = open_context()
@@ -85,18 +86,17 @@ class OffscreenPresenter(Presenter):
         """Nothing to follow: the surface has no place on a desktop."""
 
     def adapt(self, look: Look) -> None:
-        """Show the next picture in another way."""
-        self._look = replace(look)
+        """Show the pictures to come in another way."""
+        self._look = look
 
     def target_size(self, source: Size) -> Size:
-        self._resize(self._surface_size(source, 1))
-        return self._renderer.viewport(source, self._look.fit).size
+        return place(source, self._surface_size(source), self._look.fit).size
 
-    def _surface_size(self, source: Size, scale: int) -> Size:
+    def _surface_size(self, source: Size) -> Size:
         look = self._look
         if look.size is not None:
             return look.size
-        factor = look.scale if look.scale is not None else scale
+        factor = look.scale if look.scale is not None else self._scale
         return Size(max(1, round(source.width * factor)), max(1, round(source.height * factor)))
 
     def _resize(self, size: Size) -> None:
@@ -117,7 +117,8 @@ class OffscreenPresenter(Presenter):
         source_only: bool = False,
     ) -> Shown:
         begin_ns = time.perf_counter_ns()
-        self._resize(self._surface_size(picture.frame.size, picture.scale))
+        self._scale = picture.scale
+        self._resize(self._surface_size(picture.frame.size))
         times = self._renderer.draw(
             picture,
             hud,
