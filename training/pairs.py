@@ -1,6 +1,7 @@
 """Aligned LR/HR pairs from collected frames.
 
     data/openarena/<map>/<height>/<number>.png      from training.collect.openarena
+    data/raycaster/<seed>/<height>/<number>.png     from training.collect.raycaster
     data/freedoom/<map>/<height>/<number>.png       from training.collect.freedoom
 
 The split is by whole maps. Luma is BT.601 full-range, uint8.
@@ -135,8 +136,8 @@ def training_stacks(root: Path, scale: int) -> list[tuple[Image, Image]]:
     names = maps_of(root, held_out=False) if root.is_dir() else []
     if not names:
         raise FileNotFoundError(
-            f"no frames under {root}; render them with: python -m training.collect.openarena "
-            f"render training/demos/*.dm_71 --out {root}"
+            f"no frames under {root}; make them with python -m training.collect.{root.name} "
+            "(its docstring has the command)"
         )
     return [
         (luma_stack(root / name / str(small)), luma_stack(root / name / str(large)))

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gradient", type=float, default=standard.gradient)
     parser.add_argument("--seed", type=int, default=standard.seed)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--data", type=Path, default=Path("data/openarena"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, help="default: data/runs/default-x<scale>.safetensors")
     options = vars(parser.parse_args(arguments))
     data: Path = options.pop("data")
@@ -131,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = out or Path(f"data/runs/default-x{settings.scale}.safetensors")
     out.parent.mkdir(parents=True, exist_ok=True)
     sampler = PairSampler(
-        training_stacks(data, settings.scale),
+        [
+            *training_stacks(data / "openarena", settings.scale),
+            *training_stacks(data / "raycaster", settings.scale),
+        ],
         settings.scale,
         settings.crop,
         margin=settings.depth,

@@ -1,0 +1,1 @@
+"""Models: which there are (`zoo`), their files (`load`), their graphs (`archs`, `export`)."""

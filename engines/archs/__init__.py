@@ -1,0 +1,1 @@
+"""Network architectures; the only modules of this package that import torch."""
