@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import queue
-import tempfile
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -38,30 +37,18 @@ def save_png(path: Path, pixels: Pixels) -> None:
     """
     visible = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3])
     encoded = cv2.imencode(".png", visible, _PNG)[1]
-    unfinished: str | None = None
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(encoded.tobytes())
-        if os.name == "posix":
-            os.chmod(unfinished, 0o666 & ~_umask())
-        os.replace(unfinished, path)
+        unfinished.write_bytes(encoded.tobytes())
+        unfinished.replace(path)
     except OSError as exc:
-        if unfinished is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(unfinished)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise PresentError(
             f"cannot write the picture {path} ({exc.strerror or exc}): choose a folder you may "
             "write to"
         ) from exc
-
-
-def _umask() -> int:
-    """Read the process's umask, which can only be had by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 class ScreenshotWriter:

@@ -42,8 +42,9 @@ void tap(vec2 offset, vec3 c) {
 
 void main() {
     vec2 where = at * size - 0.5;
-    vec2 base = floor(where);
-    vec2 p = where - base;
+    // the texels in use change from one base to the next, so rounding must not choose it
+    vec2 base = floor(where + 1e-3);
+    vec2 p = max(where - base, 0.0);
     ivec4 x = clamp(int(base.x) + ivec4(-1, 0, 1, 2), 0, edge().x);
     ivec4 y = clamp(int(base.y) + ivec4(-1, 0, 1, 2), 0, edge().y);
     // names are column and row, the pixel lies among c11, c21, c12 and c22
