@@ -56,7 +56,7 @@ class CpuUse:
 
     Attributes:
         wall_s: the time between them.
-        own_s: user and system time of this process, all its threads; children that ended count.
+        own_s: user and system time of this process, all its threads.
         all_s: of all processes of the machine; None where the system does not say.
     """
 
@@ -97,9 +97,7 @@ class CpuClock:
 
 
 def _now() -> tuple[float, float, float | None]:
-    times = os.times()
-    own = times.user + times.system + times.children_user + times.children_system
-    return time.perf_counter(), own, _busy_s()
+    return time.perf_counter(), time.process_time(), _busy_s()
 
 
 def _busy_s() -> float | None:

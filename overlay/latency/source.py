@@ -51,7 +51,9 @@ class CodedWindow:
         self._error = "no reason given"
         GLFW.set_error_callback(self._note)
         if not GLFW.init():
-            raise RuntimeError(f"GLFW cannot start: {self._error}")
+            raise RuntimeError(
+                f"no display: {self._error}; start it in a desktop session, or set DISPLAY"
+            )
         if where is None:
             left, top, width, height = GLFW.get_monitor_workarea(GLFW.get_primary_monitor())
             where = (left + (width - size.width) // 2, top + (height - size.height) // 2)

@@ -1,0 +1,1 @@
+"""Measure what the program does: speed tables (`bench`), later quality tables."""
