@@ -218,7 +218,8 @@ class GlfwPresenter(Presenter):
     def _native(self) -> int:
         if sys.platform == "win32":
             return int(GLFW.get_win32_window(self._window))
-        return int(GLFW.get_x11_window(self._window))
+        else:
+            return int(GLFW.get_x11_window(self._window))
 
     def _open_pointer(self, game: Window) -> Pointer | None:
         try:
@@ -253,7 +254,8 @@ class GlfwPresenter(Presenter):
 
     def _on_size(self, window: object, width: int, height: int) -> None:
         if width > 0 and height > 0:
-            self._place = Region(*GLFW.get_window_pos(self._window), width, height)
+            left, top = GLFW.get_window_pos(self._window)
+            self._place = Region(left, top, width, height)
             self._renderer.resize(self._place.size)
             self._cursor_due = 0.0
             self._stale = True
@@ -382,7 +384,10 @@ class GlfwPresenter(Presenter):
         return commands
 
     def _cursor_moved(self) -> bool:
-        return self._pointer is not None and self._pointer.sprite() is not self._cursor
+        """Whether the pointer on the screen is not what it should be, and can be redrawn."""
+        if self._pointer is None or self._last is None or not self._on_screen:
+            return False
+        return self._pointer.sprite() is not self._cursor
 
     def _repaint(self) -> None:
         """Draw the last picture again, with the pointer where it is now."""

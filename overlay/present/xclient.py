@@ -96,6 +96,10 @@ class XClient(ABC):
     def gone(self) -> None:  # noqa: B027 (likewise)
         """Called when the server is gone; on the event thread."""
 
+    def sync(self) -> None:
+        """Wait until the server has done all that was asked of it."""
+        self.core.GetInputFocus().reply()
+
     def atom(self, name: str) -> int:
         """Look up an atom by a round trip."""
         return int(self.core.InternAtom(False, len(name), name).reply().atom)

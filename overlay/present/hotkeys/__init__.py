@@ -126,6 +126,7 @@ def open_hotkeys(keys: Mapping[Action, Key], wake: Callable[[], None]) -> Hotkey
         from overlay.present.hotkeys.win32 import Win32Hotkeys
 
         return Win32Hotkeys(keys, wake)
-    from overlay.present.hotkeys.x11 import X11Hotkeys
+    else:
+        from overlay.present.hotkeys.x11 import X11Hotkeys
 
-    return X11Hotkeys(keys, wake)
+        return X11Hotkeys(keys, wake)

@@ -118,6 +118,7 @@ def open_pointer(window: int, changed: Callable[[], None]) -> Pointer:
         from overlay.present.pointer.win32 import Win32Pointer
 
         return Win32Pointer(window, changed)
-    from overlay.present.pointer.x11 import X11Pointer
+    else:
+        from overlay.present.pointer.x11 import X11Pointer
 
-    return X11Pointer(window, changed)
+        return X11Pointer(window, changed)

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _ALL_MASTER_DEVICES = 1
 _RAW_MOTION = 1 << 17
 _POINTER_ROOT = 1
+_NO_END, _FAR = 0xFFFF, 0x7FFF  # -1 and the largest coordinate, as 16-bit numbers
 
 
 class _Watcher(XClient):
@@ -113,6 +114,7 @@ class _Watcher(XClient):
 
     def warp(self, x: int, y: int) -> None:
         self.core.WarpPointer(xproto.Window._None, self.root, 0, 0, 0, 0, x, y)
+        self.connection.flush()
 
     def cursor(self) -> tuple[Pixels, tuple[int, int]] | None:
         """Read the shape the game gave the cursor, as BGRA premultiplied, and its hotspot."""
@@ -125,15 +127,17 @@ class _Watcher(XClient):
         return pixels.reshape(reply.height, reply.width, 4), (int(reply.xhot), int(reply.yhot))
 
     def fence(self, game: Region) -> list[int]:
-        """Put up four barriers around a region.
+        """Put up a barrier along each side of a region that is not the screen's edge.
 
-        They run across the whole screen: at the corners of a tight rectangle a fast diagonal
-        move slips between two barriers.
+        Each is a line without ends. With ends at the corners a fast diagonal move slips between
+        two barriers; moreover X servers look for the crossing of a slanted move on the wrong
+        side of its start (the sign is wrong in xibarriers.c), which only a line without ends
+        forgives.
         """
         width, height = self.screen.width_in_pixels, self.screen.height_in_pixels
         right, bottom = game.left + game.width, game.top + game.height
-        lines = [(x, 0, x, height) for x in (game.left, right) if 0 < x < width]
-        lines += [(0, y, width, y) for y in (game.top, bottom) if 0 < y < height]
+        lines = [(x, _NO_END, x, _FAR) for x in (game.left, right) if 0 < x < width]
+        lines += [(_NO_END, y, _FAR, y) for y in (game.top, bottom) if 0 < y < height]
         barriers = []
         for line in lines:
             barriers.append(int(self.connection.generate_id()))
@@ -200,7 +204,6 @@ class X11Pointer(Pointer):
         if not self._client.lost:
             try:
                 self.release()
-                self._client.core.GetInputFocus().reply()  # the server has done it
             except xcffib.XcffibException:
                 pass
         self._client.close()
@@ -248,7 +251,7 @@ class X11Pointer(Pointer):
             self._bring_in(*client.pointer(), look_through=self._fenced is None)
         log.debug("pointer %s", f"confined to {fence}" if fence else "released")
         self._fenced = fence
-        client.connection.flush()
+        client.sync()
 
     def _bring_in(self, x: int, y: int, look_through: bool = False) -> tuple[int, int]:
         """Move a pointer that is outside the game into it; give where it is then."""

@@ -55,6 +55,7 @@ def open_surface(display: int, wake: Callable[[], None]) -> Surface:
         from overlay.present.surface.win32 import Win32Surface
 
         return Win32Surface()
-    from overlay.present.surface.x11 import X11Surface
+    else:
+        from overlay.present.surface.x11 import X11Surface
 
-    return X11Surface(display, wake)
+        return X11Surface(display, wake)

@@ -46,23 +46,32 @@ class _Broken:
 _broken = _Broken()
 
 
-@_IoErrorHandler
 def _on_io_error(display: int) -> int:
     _broken.flag = True
     return 0
 
 
-@_IoErrorExitHandler
 def _on_io_error_exit(display: int, data: int) -> None:
     # Returning is what counts: Xlib would call exit(1) otherwise.
     _broken.flag = True
 
 
-@_ErrorHandler
 def _on_error(display: int, event: int) -> int:
     error = ctypes.cast(event, ctypes.POINTER(_XError)).contents
     log.debug("X error %d of request %d.%d", error.code, error.request, error.minor)
     return 0
+
+
+def _on_io_error_old(display: int) -> int:
+    log.critical("the display server is gone")
+    os._exit(6)
+
+
+# Xlib keeps these addresses, so they live as long as the process.
+_error_handler = _ErrorHandler(_on_error)
+_io_error_handler = _IoErrorHandler(_on_io_error)
+_io_error_handler_old = _IoErrorHandler(_on_io_error_old)
+_io_error_exit_handler = _IoErrorExitHandler(_on_io_error_exit)
 
 
 def survive_display_loss(display: int) -> None:
@@ -77,21 +86,15 @@ def survive_display_loss(display: int) -> None:
     """
     _broken.flag = False
     xlib = ctypes.CDLL("libX11.so.6")
-    xlib.XSetErrorHandler(_on_error)
+    xlib.XSetErrorHandler(_error_handler)
     try:
         set_exit_handler = xlib.XSetIOErrorExitHandler
     except AttributeError:
-        xlib.XSetIOErrorHandler(_on_io_error_old)
+        xlib.XSetIOErrorHandler(_io_error_handler_old)
         return
-    xlib.XSetIOErrorHandler(_on_io_error)
+    xlib.XSetIOErrorHandler(_io_error_handler)
     set_exit_handler.argtypes = (ctypes.c_void_p, _IoErrorExitHandler, ctypes.c_void_p)
-    set_exit_handler(display, _on_io_error_exit, None)
-
-
-@_IoErrorHandler
-def _on_io_error_old(display: int) -> int:
-    log.critical("the display server is gone")
-    os._exit(6)
+    set_exit_handler(display, _io_error_exit_handler, None)
 
 
 class _Stacking(XClient):
@@ -169,7 +172,7 @@ class X11Surface(Surface):
         client.core.ChangeWindowAttributes(window, xproto.CW.OverrideRedirect, [1])
         mask = xproto.EventMask.SubstructureNotify
         client.core.ChangeWindowAttributes(client.root, xproto.CW.EventMask, [mask])
-        client.core.GetInputFocus().reply()  # done before GLFW's connection maps the window
+        client.sync()  # done before GLFW's connection maps the window
 
     def shown(self) -> None:
         try:
