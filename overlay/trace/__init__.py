@@ -3,9 +3,9 @@
 Rows live in a ring of preallocated columns; a writer thread turns finished rows into CSV.
 All times are `time.perf_counter_ns`.
 
-`recorder` holds the ring and the fake, `NullTrace`; `csvfile` writes and reads files, `flight` saves
-the last seconds on demand; `table`, `summary`, `convert` and `plot` work on what was recorded, and
-`cli` is their command line. docs/trace.md defines every column and figure.
+`recorder` holds the ring and the fake, `NullTrace`; `csvfile` writes and reads files, `flight`
+saves the last seconds on demand; `table`, `summary`, `convert` and `plot` work on what was
+recorded, and `cli` is their command line. docs/trace.md defines every column and figure.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -108,6 +109,9 @@ def test_old_files_are_pruned_others_are_left(tmp_path: Path, frames) -> None:
 
 
 def test_the_newest_file_stays_however_large(tmp_path: Path, frames) -> None:
+    skewed = tmp_path / "flight-20990101-000000-000000-late.csv"
+    skewed.write_text("from a clock that went wrong")
+    os.utime(skewed, (2**32, 2**32))
     recorder = TraceRecorder()
     saved: list[Path] = []
     with FlightRecorder(recorder, tmp_path, max_bytes=1, on_saved=saved.append) as flight:
