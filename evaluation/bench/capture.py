@@ -14,7 +14,7 @@ from overlay.capture import CaptureSource, open_source
 from overlay.capture.compare import same_pixels
 from overlay.errors import CaptureLost
 from overlay.frame import Frame, Size
-from overlay.latency.child import Child
+from overlay.latency.child import Child, orderly_exit
 from overlay.latency.code import decode_pixels
 from overlay.latency.stamps import Stamps, Times
 from overlay.trace.summary import Json, Percentiles, percentiles
@@ -64,7 +64,7 @@ def measure_capture(size: Size, count: int) -> list[CaptureRow]:
     Raises:
         OverlayError: there is no display, or it cannot be captured.
     """
-    with ExitStack() as stack:
+    with orderly_exit(), ExitStack() as stack:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="overlay-bench-", ignore_cleanup_errors=True)
         )

@@ -17,7 +17,7 @@ from overlay.capture import CaptureSource
 from overlay.errors import OverlayError, PresentError
 from overlay.frame import Frame, Region, Size
 from overlay.latency import machine
-from overlay.latency.child import Child
+from overlay.latency.child import Child, orderly_exit
 from overlay.latency.code import decode_pixels
 from overlay.latency.result import Latency, evaluate
 from overlay.latency.stamps import Stamps
@@ -104,7 +104,7 @@ def measure(plan: Plan) -> Report:
         OverlayError, EngineError: what `overlay run` would end with.
     """
     load_before = machine.load_average()
-    with ExitStack() as stack:
+    with orderly_exit(), ExitStack() as stack:
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="overlay-latency-", ignore_cleanup_errors=True)
         )
