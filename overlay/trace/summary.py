@@ -47,6 +47,8 @@ class Summary:
         one_percent_low_mean_fps: 1000 / (mean of the frame times at or above that percentile).
         duration_s: from the first captured to the last presented frame.
         upscalers: "model (back end)" -> presented frames.
+        rows: of so many captured frames all figures but `counts` are; fewer than captured only
+            for a live run that was longer than the recorder's ring.
         damage: what the trace lacks, in one line; None if it is whole.
     """
 
@@ -61,6 +63,7 @@ class Summary:
     one_percent_low_mean_fps: float | None
     duration_s: float
     upscalers: dict[str, int]
+    rows: int
     damage: str | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -85,6 +88,7 @@ class Summary:
             "gpu_ms": {"infer": self.infer_gpu_ms.to_json(), "draw": self.draw_gpu_ms.to_json()},
             "duration_s": round(self.duration_s, 3),
             "upscalers": dict(self.upscalers),
+            "rows": self.rows,
             "damage": self.damage,
         }
 
@@ -116,6 +120,8 @@ class Summary:
             yield _line("  infer on device", self.infer_gpu_ms)
         if self.draw_gpu_ms.p50 is not None:
             yield _line("  draw on device", self.draw_gpu_ms)
+        if self.rows < c.captured and self.damage is None:
+            yield f"(figures of the last {self.rows} frames)"
         if self.damage is not None:
             yield f"incomplete: {self.damage}"
 
@@ -123,10 +129,14 @@ class Summary:
 def summarise(trace: TraceTable | TraceRecorder) -> Summary:
     """Sum up a trace.
 
-    Of a recorder the counts are those of the whole run, all else is of the rows in its ring.
+    Of a recorder the counts are those of the whole run. All else is too, unless the run was
+    longer than the ring and has no file: then it is of the last `rows` frames.
+
+    Raises:
+        TraceError: the file of a long run was removed meanwhile.
     """
     if isinstance(trace, TraceRecorder):
-        return _summarise(trace.table(), trace.counts())
+        return _summarise(trace.whole_table(), trace.counts())
     counts = Counts(len(trace), *(trace.count(Outcome(value)) for value in (1, 2, 3, 4, 0)))
     return _summarise(trace, counts)
 
@@ -153,6 +163,7 @@ def _summarise(table: TraceTable, counts: Counts) -> Summary:
         one_percent_low_mean_fps=mean,
         duration_s=_duration_s(table),
         upscalers=_upscalers(table),
+        rows=len(table),
         damage=table.damage,
     )
 

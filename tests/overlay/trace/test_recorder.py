@@ -267,7 +267,7 @@ def test_memory_is_flat_and_cost_is_small(frames) -> None:
     assert resident_kib() - before < 1024
     begin = time.thread_time()
     recorder.window(1e6)
-    print(f"window of 16k rows {(time.thread_time() - begin) * 1e3:.2f} ms")  # noqa: T201
+    print(f"window over the whole ring {(time.thread_time() - begin) * 1e3:.2f} ms")  # noqa: T201
 
 
 def test_capacity_is_checked() -> None:

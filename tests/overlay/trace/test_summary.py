@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,29 @@ def test_pauses_are_part_of_the_average(frames) -> None:
         frames.present(recorder, 0, recorder.start_ns + at_ms * MS, [0.1] * 7)
     assert summarise(recorder).fps == pytest.approx(3 * 1000 / 1020)
     assert np.isclose(summarise(recorder).frame_time_ms.p50 or 0, 10)
+
+
+def test_a_run_longer_than_the_ring_is_summed_up_whole_from_its_file(
+    tmp_path: Path, frames
+) -> None:
+    path = tmp_path / "t.csv"
+    recorder = TraceRecorder(path, capacity=256)
+    for seed in range(3):
+        frames.fill(recorder, 200, seed)
+        deadline = time.monotonic() + 10
+        while path.read_bytes().count(b"\n") < 2 + 200 * (seed + 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert summarise(recorder).rows == 255  # still running
+    recorder.close()
+    summary = summarise(recorder)
+    assert (summary.rows, summary.counts.captured) == (600, 600)
+    assert summary == summarise(read_trace(path))
+
+
+def test_a_run_longer_than_the_ring_without_a_file_says_so(frames) -> None:
+    with TraceRecorder(capacity=256) as recorder:
+        frames.fill(recorder, 600)
+    summary = summarise(recorder)
+    assert (summary.rows, summary.counts.captured) == (255, 600)
+    assert "(figures of the last 255 frames)" in str(summary)
