@@ -80,6 +80,16 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    name = text.partition(":")[0]
+    if name not in (*_CAPTURE, "replay") or (":" in text) != (name == "replay"):
+        raise ValueError(
+            f"expected one of {', '.join(_CAPTURE)}, replay:PATH or replay:pattern"
+            + suggestion(name, _CAPTURE)
+        )
+    return text
+
+
 def _option(
     default: Any,
     help_text: str,
@@ -120,7 +130,7 @@ class Settings:
     pick: bool = _option(False, "pick the window with a click", group="source")
     source: str = _option(
         "auto", f"capture back end ({', '.join(_CAPTURE)}) or replay:PATH, replay:pattern",
-        group="source", metavar="NAME",
+        _source, group="source", metavar="NAME",
     )  # fmt: skip
     region: Region | None = _option(
         None, "part of the desktop, for mss and dxcam", parse_region, group="source",
