@@ -174,7 +174,7 @@ def open_session(
     cycle = _cycle(settings)
     if window is not None:
         stack.enter_context(WindowLock(f"window-{window.id}"))
-    facts = {"source": settings.source, "window": window.title if window else ""}
+    facts = {"application": "overlay", "vsync": settings.vsync}  # no titles: traces are shared
     recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
     source = stack.enter_context(_open_source(settings, window))
     presenter = stack.enter_context(

@@ -21,18 +21,10 @@ examples:
 """
 
 
-def add_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the `trace` command; parsed arguments have `run(args) -> int` as attribute `run`."""
-    parser = subparsers.add_parser(
-        "trace",
-        help="sum up, convert or plot a trace file",
-        description="Sum up, convert or plot a trace that `overlay run --trace FILE` wrote.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of `overlay trace`."""
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     actions = parser.add_subparsers(dest="trace_action", required=True, metavar="ACTION")
 
     summary = actions.add_parser("summary", help="average fps, 1%% low, percentiles, counts")
@@ -59,7 +51,6 @@ def add_parser(
     plot.add_argument(
         "-o", "--output", type=Path, help="a .png or .html file; default: FILE with .html"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

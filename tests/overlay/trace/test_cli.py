@@ -25,9 +25,8 @@ def trace(tmp_path: Path, frames) -> Path:
 
 def run(*words: object) -> int:
     parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["trace", *map(str, words)])
-    return int(args.run(args))
+    cli.add_arguments(parser)
+    return int(cli.run(parser.parse_args([*map(str, words)])))
 
 
 def test_summary(trace: Path, capsys) -> None:
@@ -99,7 +98,7 @@ def test_wrong_use_is_refused(trace: Path, tmp_path: Path) -> None:
 def test_the_parser_costs_no_heavy_import() -> None:
     code = (
         "import argparse, sys, overlay.trace.cli as cli\n"
-        "cli.add_parser(argparse.ArgumentParser().add_subparsers())\n"
+        "cli.add_arguments(argparse.ArgumentParser())\n"
         "assert 'matplotlib' not in sys.modules and 'overlay.trace.plot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
