@@ -39,9 +39,22 @@ if str(ROOT) not in sys.path:  # plain `pytest` does not add the root, `python -
 os.environ["PYGLFW_LIBRARY_VARIANT"] = "x11"
 
 
+if sys.platform == "win32":
+    collect_ignore_glob = ["**/test_x11*.py"]
+
+
 @contextlib.contextmanager
 def xvfb(size: str = "1920x1080x24") -> Iterator[str]:
     """Run an X server of our own and yield its display name."""
+    with xvfb_process(size) as (name, _):
+        yield name
+
+
+@contextlib.contextmanager
+def xvfb_process(
+    size: str = "1920x1080x24",
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run an X server of our own that the test may kill; yield its display name and process."""
     program = require("Xvfb", "xvfb")
     read_end, write_end = os.pipe()
     command = [program, "-displayfd", str(write_end), "-screen", "0", size]
@@ -67,7 +80,7 @@ def xvfb(size: str = "1920x1080x24") -> Iterator[str]:
                     log.seek(0)
                     pytest.fail(f"Xvfb did not start: {log.read()[-500:]!r}")
                 number += data
-            yield f":{int(number)}"
+            yield f":{int(number)}", process
         finally:
             os.close(read_end)
             stop_group(process)

@@ -137,6 +137,7 @@ class FakeGame:
         title, wm_class, pos, size: of the window.
         depth: 24, or 32 for a window with an alpha channel.
         override: override-redirect, which the window manager leaves alone.
+        border: width of the X border, which few programs still have.
         number: what it shows first.
     """
 
@@ -150,12 +151,14 @@ class FakeGame:
         size: tuple[int, int] = (480, 270),
         depth: int = 24,
         override: bool = False,
+        border: int = 0,
         number: int = 0,
     ) -> None:
         self.title = title
         self.display = display if display is not None else os.environ["DISPLAY"]
         command = [sys.executable, str(Path(__file__).resolve())]
         command += ["--title", title, "--wm-class", wm_class, "--depth", str(depth)]
+        command += ["--border", str(border)]
         command += ["--pos", *map(str, pos), "--size", *map(str, size), "--number", str(number)]
         if override:
             command.append("--override")
@@ -545,10 +548,11 @@ class _Program:
             self.screen.root,
             *options.pos,
             *options.size,
-            0,
+            options.border,
             xproto.WindowClass.InputOutput,
             visual,
-            xproto.CW.BackPixel
+            # No background, like SDL and GLFW: the server must not paint for the game.
+            xproto.CW.BackPixmap
             | xproto.CW.BorderPixel
             | xproto.CW.OverrideRedirect
             | xproto.CW.EventMask
@@ -723,6 +727,7 @@ def _main() -> None:
     parser.add_argument("--pos", type=int, nargs=2, default=[100, 80])
     parser.add_argument("--size", type=int, nargs=2, default=[480, 270])
     parser.add_argument("--depth", type=int, default=24)
+    parser.add_argument("--border", type=int, default=0)
     parser.add_argument("--number", type=int, default=0)
     parser.add_argument("--override", action="store_true")
     _Program(parser.parse_args()).run()

@@ -41,9 +41,17 @@ from overlay.errors import (
     WindowNotFound,
 )
 from overlay.frame import BufferRing, Frame, Pixels, Region, Size
-from overlay.window.x11 import Atoms, Connection, client_region, connect, is_minimised, root_window
 
 assert sys.platform != "win32"
+
+from overlay.window.x11 import (  # noqa: E402  (not there on Windows)
+    Atoms,
+    Connection,
+    client_region,
+    connect,
+    is_minimised,
+    root_window,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +114,24 @@ def _no_memory(call: str, size: int) -> BackendUnavailable:
     )
 
 
+def require_extensions(connection: Connection) -> None:
+    """Check that the X server can do what capture needs, and agree on versions with it.
+
+    Raises:
+        BackendUnavailable: it lacks an extension.
+    """
+    for name in _EXTENSIONS:
+        if not connection.core.QueryExtension(len(name), name).reply().present:
+            raise BackendUnavailable(
+                f"this X server has no {name} extension; start it with `+extension {name}`, "
+                "or capture a screen region with `mss`"
+            )
+    # The server refuses requests of an extension whose version was not agreed on.
+    connection(xcffib.composite.key).QueryVersion(0, 4).reply()
+    connection(xcffib.damage.key).QueryVersion(1, 1).reply()
+    connection(xcffib.shm.key).QueryVersion().reply()
+
+
 class X11Source(CaptureSource):
     """Frames of one X11 window, also while it is covered.
 
@@ -141,7 +167,7 @@ class X11Source(CaptureSource):
         try:
             self._core = self._connection.core
             self._atoms = Atoms(self._connection)
-            self._require_extensions()
+            require_extensions(self._connection)
             with self._translated():
                 self._open_window()
         except BaseException:
@@ -217,18 +243,6 @@ class X11Source(CaptureSource):
 
     def _extension(self, module: Any) -> Any:
         return self._connection(module.key)
-
-    def _require_extensions(self) -> None:
-        for name in _EXTENSIONS:
-            if not self._core.QueryExtension(len(name), name).reply().present:
-                raise BackendUnavailable(
-                    f"this X server has no {name} extension; start it with `+extension {name}`, "
-                    "or capture a screen region with `mss`"
-                )
-        # The server refuses requests of an extension whose version was not agreed on.
-        self._extension(xcffib.composite).QueryVersion(0, 4).reply()
-        self._extension(xcffib.damage).QueryVersion(1, 1).reply()
-        self._extension(xcffib.shm).QueryVersion().reply()
 
     def _open_window(self) -> None:
         try:
