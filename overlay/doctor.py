@@ -23,7 +23,7 @@ from overlay.cli import add_config, add_json
 from overlay.errors import OverlayError, SettingsError
 from overlay.log import log_path
 
-State = Literal["ok", "warning", "missing"]
+State = Literal["ok", "warning", "missing", "elsewhere"]
 
 _PACKAGES = (
     "numpy", "opencv-python", "glfw", "PyOpenGL", "mss", "xcffib", "dxcam", "windows-capture",
@@ -141,6 +141,8 @@ def _capture() -> Iterator[Check]:
 
     for found in candidates():
         state: State = "ok" if found.available else "missing"
+        if found.reason.endswith("on Windows only") and sys.platform != "win32":
+            state = "elsewhere"
         yield Check(f"capture {found.name}", state, found.reason, found.fix)
 
 
@@ -181,7 +183,7 @@ def _as_json(checks: list[Check]) -> dict[str, Any]:
 
 
 def _as_text(checks: list[Check]) -> str:
-    marks = {"ok": "ok     ", "warning": "warning", "missing": "MISSING"}
+    marks = {"ok": "ok     ", "warning": "warning", "missing": "MISSING", "elsewhere": "-      "}
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
