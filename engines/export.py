@@ -5,6 +5,8 @@ takes uint8 BGRA (1, H, W, 4) with any height and width and gives uint8; colour 
 scaling, rounding and clamping are inside.
 """
 
+# ruff: noqa: T201 - a command-line program
+
 from __future__ import annotations
 
 import argparse

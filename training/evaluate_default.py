@@ -3,6 +3,8 @@
 On frames never trained on: held-out OpenArena maps, and Freedoom (another game and renderer).
 """
 
+# ruff: noqa: T201 - a command-line program
+
 from __future__ import annotations
 
 import argparse
@@ -35,9 +37,7 @@ def luma_of(net: LumaNet, bgr: Image) -> Image:
 
 def upscaler(net: LumaNet) -> Upscale:
     """The whole picture: the net's luma, Catmull-Rom chroma."""
-    return lambda bgr, scale: quality.with_luma(
-        quality.catmull_rom(bgr, scale), luma_of(net, bgr)
-    )
+    return lambda bgr, scale: quality.with_luma(quality.catmull_rom(bgr, scale), luma_of(net, bgr))
 
 
 def measure(picture: Image, truth: Image) -> tuple[float, float, float, float]:

