@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from overlay.errors import PresentError
 from overlay.present.gl import GL
 
 VERSION = "#version 330 core\n"
 _INCLUDE = re.compile(r'^#include "(\w+)"$', re.MULTILINE)
+
+
+def shader_files() -> list[Traversable]:
+    """List the files of `shaders/`."""
+    folder = resources.files("overlay.present") / "shaders"
+    return [file for file in folder.iterdir() if file.name.endswith(".glsl")]
 
 
 def shader_text(name: str) -> str:

@@ -139,7 +139,7 @@ class Renderer:
         elif result.size == target.region.size:
             self._scaler.merge(source, result, target)
         else:
-            merged = self._scaler.between("merge", result.size, "rgb")
+            merged = self._scaler.between("merge", result.size)
             self._scaler.merge(source, result, Target.of(merged))
             self._scaler.scale(merged, target, last)
         if hud is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from overlay.frame import Region, Size
 from overlay.present.gl import GL
 from overlay.present.programs import Program
-from overlay.present.texture import Texture, TextureKind
+from overlay.present.texture import Texture
 
 #: FSR 1's sharpening in stops; 0 is the strongest, AMD's samples start at 0.2.
 SHARPENING_STOPS = 0.2
@@ -70,11 +70,11 @@ class Scaler:
             whole = out.width % size.width == 0 and out.height % size.height == 0
             self._pass("nearest" if whole else "sharp", texture, target)
         elif shader == "lanczos":
-            wide = self.between("lanczos", Size(out.width, size.height), "deep")
+            wide = self.between("lanczos", Size(out.width, size.height))
             self._pass("lanczos-x", texture, Target.of(wide))
             self._pass("lanczos-y", wide, target)
         elif shader == "fsr1":
-            large = self.between("fsr1", out, "rgb")
+            large = self.between("fsr1", out)
             self._pass("easu", texture, Target.of(large))
             self._pass("rcas", large, target, sharpness=2.0**-SHARPENING_STOPS)
         else:
@@ -113,19 +113,21 @@ class Scaler:
         file, defines = name, {}
         if name in _CUBICS:
             file, defines = "cubic", _CUBICS[name]
+        elif name == "merge":
+            defines = _CUBICS["bicubic"]
         elif name in ("lanczos-x", "lanczos-y"):
             file, defines = "lanczos", {"FIRST": "1"} if name == "lanczos-x" else {}
         program = Program(file, defines=defines, units={"image": 0, "detail": 1})
         self._programs[name] = program
         return program
 
-    def between(self, name: str, size: Size, kind: TextureKind) -> Texture:
+    def between(self, name: str, size: Size) -> Texture:
         """Give the texture of this name to draw into, made anew when its size changes."""
         texture = self._between.get(name)
         if texture is None or texture.size != size:
             if texture is not None:
                 texture.delete()
-            texture = self._between[name] = Texture(size, kind)
+            texture = self._between[name] = Texture(size, "rgb")
         return texture
 
     def close(self) -> None:

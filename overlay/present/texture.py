@@ -14,7 +14,7 @@ from overlay.errors import PresentError
 from overlay.frame import Pixels, Size
 from overlay.present.gl import GL, GL_1_1, check
 
-TextureKind = Literal["bgra", "luma", "rgb", "deep"]
+TextureKind = Literal["bgra", "luma", "rgb"]
 
 
 class Texture:
@@ -25,8 +25,7 @@ class Texture:
 
     Args:
         size: in pixels.
-        kind: "bgra" and "luma" for uint8 uploads; "rgb" (8 bits a channel) and "deep" (10 bits)
-            to draw into.
+        kind: "bgra" and "luma" for uint8 uploads; "rgb" to draw into.
     """
 
     def __init__(self, size: Size, kind: TextureKind) -> None:
@@ -34,7 +33,7 @@ class Texture:
         self.kind = kind
         self._pixel_bytes = 1 if kind == "luma" else 4
         self._format = GL.GL_RED if kind == "luma" else GL.GL_RGBA
-        inner = {"luma": GL.GL_R8, "deep": GL.GL_RGB10_A2}.get(kind, GL.GL_RGBA8)
+        inner = GL.GL_R8 if kind == "luma" else GL.GL_RGBA8
         two_d, form, byte = GL.GL_TEXTURE_2D, self._format, GL.GL_UNSIGNED_BYTE
         self.id = int(GL.glGenTextures(1))
         GL.glBindTexture(two_d, self.id)
@@ -46,7 +45,7 @@ class Texture:
         if kind == "bgra":
             GL.glTexParameteri(two_d, GL.GL_TEXTURE_SWIZZLE_R, GL.GL_BLUE)
             GL.glTexParameteri(two_d, GL.GL_TEXTURE_SWIZZLE_B, GL.GL_RED)
-        self.framebuffer = self._framebuffer() if kind in ("rgb", "deep") else 0
+        self.framebuffer = self._framebuffer() if kind == "rgb" else 0
         check(f"allocate a texture of {size}")
 
     def _framebuffer(self) -> int:
@@ -62,7 +61,8 @@ class Texture:
     def upload(self, pixels: Pixels) -> None:
         """Fill the texture with uint8 (H, W, 4) or (H, W) of its size; rows may be padded."""
         step = self._pixel_bytes
-        if pixels.strides[1] != step or pixels.strides[0] % step:
+        row = pixels.strides[0]
+        if pixels.strides[1] != step or row % step or row < step * self.size.width:
             pixels = np.ascontiguousarray(pixels)
         GL.glBindTexture(GL.GL_TEXTURE_2D, self.id)
         GL.glPixelStorei(GL.GL_UNPACK_ALIGNMENT, 1)

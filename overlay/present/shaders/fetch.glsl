@@ -1,5 +1,5 @@
-// What the scaling shaders share. Texels are read by texelFetch: exact, and on software
-// renderers several times as fast as the sampler's own filter.
+// What the scaling shaders share. Texels are read by texelFetch: exact, and no slower than the
+// sampler's own filter even on software renderers.
 uniform sampler2D image;  // RGB, row 0 is the picture's top
 uniform vec2 size;        // of `image`, in texels
 uniform vec2 out_size;    // of the region drawn, in pixels
@@ -12,16 +12,4 @@ vec3 texel(int x, int y) {
 
 ivec2 edge() {
     return ivec2(size) - 1;
-}
-
-vec3 bilinear() {
-    vec2 where = at * size - 0.5;
-    vec2 base = floor(where);
-    vec2 part = where - base;
-    ivec2 near = max(ivec2(base), 0);
-    ivec2 far = min(ivec2(base) + 1, edge());
-    return mix(
-        mix(texel(near.x, near.y), texel(far.x, near.y), part.x),
-        mix(texel(near.x, far.y), texel(far.x, far.y), part.x),
-        part.y);
 }

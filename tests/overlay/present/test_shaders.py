@@ -201,8 +201,10 @@ def test_shader_equals_its_reference(presenter, shader, scale, name):
     out = Size(round(SIZE.width * scale), round(SIZE.height * scale))
     expected = np.clip(REFERENCES[shader](image[..., :3].astype(np.float64), out), 0, 255)
     off = np.abs(scaled(presenter, image, shader, out) - expected)
-    assert off.mean() < 0.3  # rounding alone makes 0.25
-    if shader == "fsr1":
+    assert off.mean() < (0.6 if shader == "lanczos" else 0.3)  # rounding alone makes 0.25
+    if shader == "lanczos":
+        assert off.max() <= 1.8  # 8 bits between its passes
+    elif shader == "fsr1":
         # one level in the pass between, at a tie, becomes up to three by the sharpening
         assert np.percentile(off, 98) <= 1.0
         assert off.max() <= 6
@@ -268,7 +270,7 @@ def net_luma(scale):
 def test_luma_with_the_chroma_of_the_source(presenter, name, scale):
     image, luma = IMAGES[name], net_luma(scale)
     out = Size(SIZE.width * scale, SIZE.height * scale)
-    up = REFERENCES["bilinear"](image[..., :3].astype(np.float64), out)
+    up = REFERENCES["bicubic"](image[..., :3].astype(np.float64), out)
     expected = np.clip(up + (luma - up @ LUMA_BGR.astype(np.float64))[..., None], 0, 255)
     shown = scaled(presenter, image, "bicubic", out, kind="luma", result=luma)
     assert np.abs(shown - expected).max() <= 1
@@ -278,6 +280,11 @@ def test_luma_with_the_chroma_of_the_source(presenter, name, scale):
     assert (merged[..., 3] == 255).all()
     assert np.abs(merged[..., :3] - expected).max() <= 1
     assert np.abs(merged[..., :3].astype(int) - shown).max() <= 1
+
+
+def test_luma_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="multiple"):
+        merge_luma(noise(), np.zeros((88, 121), np.uint8))
 
 
 def test_grey_has_no_chroma(presenter):
