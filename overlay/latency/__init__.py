@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 #: Exit code when no frame was seen.
 NOTHING_SEEN = 3
 
-_NARROWEST_PX = 128
 _MODES = ("over", "beside", "fullscreen")
 #: Longest the overlay may take to open, for which there must be numbers as well.
 _OPENING_S = 60
@@ -58,15 +57,17 @@ def plan(arguments: argparse.Namespace) -> Plan:
     Raises:
         SettingsError: with the option, its value and what is allowed.
     """
-    from overlay.latency.code import LARGEST
+    from overlay.latency.code import LARGEST, NARROWEST_PX
     from overlay.latency.selftest import Plan
 
     try:
         size = parse_size(arguments.source_size)
     except ValueError as exc:
         raise SettingsError(f"--source-size: {arguments.source_size!r}: {exc}") from exc
-    if size.width < _NARROWEST_PX or size.height < 36:
-        raise SettingsError(f"--source-size: {size} is too small; 128x36 is the smallest")
+    if size.width < NARROWEST_PX or size.height < 36:
+        raise SettingsError(
+            f"--source-size: {size} is too small; {NARROWEST_PX}x36 is the smallest"
+        )
     seconds, rate_hz = arguments.seconds, arguments.rate_hz
     if not 1 <= rate_hz <= 240:
         raise SettingsError(f"--rate: expected 1 to 240 Hz, not {rate_hz:g}")
@@ -88,6 +89,10 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         )
     if given.fit not in ("fit", "integer", "stretch"):
         raise SettingsError(f"--fit: {given.fit} cuts off the coded strip; use fit or stretch")
+    if given.hud != "off" and given.hud_corner.startswith("bottom"):
+        raise SettingsError(
+            f"--hud-corner: {given.hud_corner} is where the coded strip is; choose a top corner"
+        )
     output = given.output
     if output is None and given.scale is None and given.present != "fullscreen":
         output = Size(960, 540)

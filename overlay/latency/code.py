@@ -25,6 +25,8 @@ BITS = 16
 BLOCKS = 2 * BITS
 #: The largest number a strip can hold.
 LARGEST = (1 << BITS) - 1
+#: Blocks narrower than four pixels cannot be told apart after scaling.
+NARROWEST_PX = 4 * BLOCKS
 #: The strip covers this share of the picture's height, at its bottom.
 STRIP_SHARE = 24 / 270
 
@@ -48,8 +50,8 @@ def columns(width: int) -> NDArray[np.intp]:
     Raises:
         ValueError: the row is too narrow to tell the blocks apart.
     """
-    if width < 4 * BLOCKS:
-        raise ValueError(f"a strip needs {4 * BLOCKS} pixels in width, not {width}")
+    if width < NARROWEST_PX:
+        raise ValueError(f"a strip needs {NARROWEST_PX} pixels in width, not {width}")
     return ((np.arange(BLOCKS) + 0.5) * (width / BLOCKS)).astype(np.intp)
 
 

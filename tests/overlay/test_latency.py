@@ -354,6 +354,7 @@ def test_options() -> None:
         (["--seconds", "0"], "--seconds: expected 0.5 to 1032 at 60 Hz, not 0"),
         (["--seconds", "500", "--rate", "240"], "--seconds: expected 0.5 to 213 at 240 Hz"),
         (["--present", "offscreen"], "--present: the self-test looks at the screen"),
+        (["--hud-corner", "bottom-left"], "--hud-corner: bottom-left is where the coded strip is"),
         (["--fit", "fill"], "--fit: fill cuts off the coded strip"),
     ],
 )
