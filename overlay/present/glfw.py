@@ -37,7 +37,7 @@ from overlay.window import Window
 if sys.platform == "linux":
     # The wheel would take its Wayland library in a Wayland session. The overlay and the games
     # it captures are X11 windows, there with XWayland.
-    os.environ.setdefault("PYGLFW_LIBRARY_VARIANT", "x11")
+    os.environ["PYGLFW_LIBRARY_VARIANT"] = "x11"
 
 import glfw
 
@@ -137,6 +137,8 @@ class GlfwPresenter(Presenter):
         self._cursor: CursorSprite | None = None
         self._drawn_cursor: DrawnCursor | None = None
         self._cursor_due = 0.0
+        self._stale = False  # the window's contents were lost; `wait` draws them again
+        self._replace = False  # the monitors changed; `wait` finds a new place
         self._pointer: Pointer | None = None
         self._pointer_free = False
         self._hotkeys: Hotkeys | None = None
@@ -151,11 +153,12 @@ class GlfwPresenter(Presenter):
             self._place = surface_region(look, self._game, self._monitors())
             self._window = self._create(title)
             stack.callback(self._unless_lost, lambda: GLFW.destroy_window(self._window))
-            handle = self._native()
+            #: X11 window id or HWND of the overlay itself.
+            self.window_id = self._native()
             if self._floating:
-                self._surface.float_above(handle, game.id if game else None)
+                self._surface.float_above(self.window_id, game.id if game else None)
             if exclude_from_capture:
-                self._surface.exclude_from_capture(handle)
+                self._surface.exclude_from_capture(self.window_id)
             GLFW.make_context_current(self._window)
             GLFW.swap_interval(1 if look.vsync else 0)
             self._renderer = Renderer()
@@ -170,8 +173,9 @@ class GlfwPresenter(Presenter):
                 self._pointer = self._open_pointer(game)
                 if self._pointer is not None:
                     stack.callback(self._pointer.close)
+            self._listen()
+            stack.callback(self._unless_lost, lambda: GLFW.set_monitor_callback(None))
             if not self._floating:
-                self._listen()
                 self._appear()
             self._check()
             self._stack = stack.pop_all()
@@ -229,11 +233,13 @@ class GlfwPresenter(Presenter):
             return None
 
     def _listen(self) -> None:
-        """Take keys, size and closing from an ordinary window."""
-        GLFW.set_window_close_callback(self._window, self._on_close)
-        GLFW.set_key_callback(self._window, self._on_key)
-        GLFW.set_framebuffer_size_callback(self._window, self._on_size)
+        """Take notice of lost contents and monitors; of keys and closing of an ordinary window."""
         GLFW.set_window_refresh_callback(self._window, self._on_refresh)
+        GLFW.set_monitor_callback(self._on_monitor)
+        if not self._floating:
+            GLFW.set_window_close_callback(self._window, self._on_close)
+            GLFW.set_key_callback(self._window, self._on_key)
+            GLFW.set_framebuffer_size_callback(self._window, self._on_size)
 
     def _on_close(self, window: object) -> None:
         GLFW.set_window_should_close(self._window, 0)
@@ -256,15 +262,14 @@ class GlfwPresenter(Presenter):
         if width > 0 and height > 0:
             left, top = GLFW.get_window_pos(self._window)
             self._place = Region(left, top, width, height)
-            self._renderer.resize(self._place.size)
-            self._cursor_due = 0.0
+            self._resize(self._place.size)
             self._stale = True
 
     def _on_refresh(self, window: object) -> None:
         self._stale = True
 
-    #: The window's contents were lost; they are drawn again by `wait`.
-    _stale = False
+    def _on_monitor(self, monitor: object, event: int) -> None:
+        self._replace = True
 
     # Following the game -----------------------------------------------------------------------
 
@@ -311,7 +316,7 @@ class GlfwPresenter(Presenter):
         self._place = place
         GLFW.set_window_size(self._window, *place.size)
         GLFW.set_window_pos(self._window, place.left, place.top)
-        self._renderer.resize(place.size)
+        self._resize(place.size)
         monitors = self._monitors()
         if self._floating:
             index = monitor_index(place, monitors)
@@ -320,6 +325,14 @@ class GlfwPresenter(Presenter):
         self.refresh_hz = self._refresh_rate(index)
         if self._on_screen and self._floating:
             self._surface.shown()
+
+    def _resize(self, size: Size) -> None:
+        """Tell GL and renderer the window's new size."""
+        if size != self._renderer.surface:
+            # Mesa's software drivers look at the window's size only after a swap; without one
+            # pictures would go into a buffer of the old size, and out of sight.
+            GLFW.swap_buffers(self._window)
+            self._renderer.resize(size)
 
     def _appear(self) -> None:
         GLFW.show_window(self._window)
@@ -345,7 +358,7 @@ class GlfwPresenter(Presenter):
         points = self._points()
         if not self._game_visible or self._pointer_free:
             self._pointer.release()
-        elif self._look.mode != "over":
+        elif self._look.mode != "over" or self._last is None:
             self._pointer.watch(self._game)  # the game itself is in sight, and in reach
         elif points.identity:
             self._pointer.release()
@@ -367,6 +380,9 @@ class GlfwPresenter(Presenter):
         else:
             GLFW.poll_events()
         self._check()
+        if self._replace:
+            self._replace = False
+            self.follow(self._game, self._game_visible)
         commands = self._take_commands()
         if self._stale or (self._cursor_moved() and time.perf_counter() >= self._cursor_due):
             self._repaint()
@@ -403,7 +419,9 @@ class GlfwPresenter(Presenter):
     def show(self, picture: Picture, hud: HudView | None) -> Shown:
         self._check()
         begin_ns = time.perf_counter_ns()
-        self._last = (picture, hud)
+        first, self._last = self._last is None, (picture, hud)
+        if first:
+            self._point()  # not before: it is drawn from now on
         self._place_cursor(picture.frame.size)
         times = self._draw()
         GLFW.swap_buffers(self._window)

@@ -159,17 +159,18 @@ class X11Pointer(Pointer):
 
     def __init__(self, window: int, changed: Callable[[], None]) -> None:
         self._changed = changed
+        self._sprite: CursorSprite | None = None  # owned by the main thread
+        # Replaced as a whole, so that the main thread reads them without waiting for the server:
+        self._position: tuple[float, float] | None = None
+        self._shape: tuple[Pixels, tuple[int, int], int] | None = None
         self._lock = threading.RLock()  # guards everything below
         self._game: Region | None = None
         self._points: PointMap | None = None  # while confinement is wanted
         self._fence: list[int] = []
         self._fenced: Region | None = None  # while it is in force
-        self._position: tuple[float, float] | None = None
-        self._shape: tuple[Pixels, tuple[int, int]] | None = None
         self._serial = 0
-        self._sprite: CursorSprite | None = None
         self._client = _Watcher(self, window)
-        self._shape = self._client.cursor()
+        self._read_shape()
         self._client.start()
 
     def watch(self, game: Region) -> None:
@@ -187,25 +188,21 @@ class X11Pointer(Pointer):
             return self._fenced is not None
 
     def position(self) -> tuple[float, float] | None:
-        with self._lock:
-            return self._position
+        return self._position
 
     def sprite(self) -> CursorSprite | None:
-        with self._lock:
-            if self._position is None or self._shape is None:
-                self._sprite = None
-            elif self._sprite is None or (
-                (self._sprite.position, self._sprite.serial) != (self._position, self._serial)
-            ):
-                self._sprite = CursorSprite(*self._shape, self._position, self._serial)
-            return self._sprite
+        position, shape = self._position, self._shape
+        if position is None or shape is None:
+            self._sprite = None
+            return None
+        pixels, hotspot, serial = shape
+        last = self._sprite
+        if last is None or (last.position, last.serial) != (position, serial):
+            self._sprite = CursorSprite(pixels, hotspot, position, serial)
+        return self._sprite
 
     def close(self) -> None:
-        if not self._client.lost:
-            try:
-                self.release()
-            except xcffib.XcffibException:
-                pass
+        self.release()
         self._client.close()
 
     def _want(self, game: Region | None, points: PointMap | None) -> None:
@@ -270,7 +267,7 @@ class X11Pointer(Pointer):
 
     def _locate(self) -> bool:
         """Ask where the pointer is; True if that is news."""
-        before, self._position = self._position, None
+        before, now = self._position, None
         if self._game is not None and not self._client.lost:
             x, y = self._client.pointer()
             if self._fenced is not None:
@@ -278,8 +275,14 @@ class X11Pointer(Pointer):
                 x, y = self._bring_in(x, y)
             left, top = x - self._game.left, y - self._game.top
             if 0 <= left < self._game.width and 0 <= top < self._game.height:
-                self._position = (float(left), float(top))
-        return before != self._position
+                now = (float(left), float(top))
+        self._position = now
+        return before != now
+
+    def _read_shape(self) -> None:
+        found = self._client.cursor()
+        self._serial += 1
+        self._shape = (*found, self._serial) if found is not None else None
 
     # Called by the event thread:
 
@@ -293,10 +296,8 @@ class X11Pointer(Pointer):
     def reshaped(self) -> None:
         """Take note of a new cursor shape."""
         with self._lock:
-            self._shape = self._client.cursor()
-            self._serial += 1
-            drawn = self._position is not None
-        if drawn:
+            self._read_shape()
+        if self._position is not None:
             self._changed()
 
     def refocused(self) -> None:

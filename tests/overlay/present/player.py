@@ -118,3 +118,16 @@ class Player:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def give_red_cursor(player: Player, window: int) -> None:
+    """Give a window a 16x8 cursor, all of it opaque red, that points with its pixel (5, 2)."""
+    core, connection = player.core, player.connection
+    bitmap, gc, cursor = (connection.generate_id() for _ in range(3))
+    core.CreatePixmap(1, bitmap, player.root, 16, 8)
+    core.CreateGC(gc, bitmap, xcffib.xproto.GC.Foreground, [1])
+    whole = xcffib.xproto.RECTANGLE.synthetic(0, 0, 16, 8)
+    core.PolyFillRectangle(bitmap, gc, 1, [whole])
+    core.CreateCursor(cursor, bitmap, bitmap, 65535, 0, 0, 0, 0, 0, 5, 2)
+    core.ChangeWindowAttributes(window, xcffib.xproto.CW.Cursor, [cursor])
+    core.GetInputFocus().reply()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xcffib.xfixes
 
 import overlay.present.pointer as seam
 from overlay.errors import DisplayLost
@@ -23,7 +22,7 @@ from overlay.frame import Region
 from overlay.present.placement import PointMap
 from overlay.present.pointer import CursorSprite, Pointer, open_pointer
 from tests.games import FakeGame
-from tests.overlay.present.player import Player, eventually
+from tests.overlay.present.player import Player, eventually, give_red_cursor
 
 GAME = Region(500, 300, 480, 270)
 OVERLAY = Region(260, 165, 960, 540)
@@ -176,21 +175,12 @@ class TestX11:
 
     def test_the_shape_is_the_games(self, display: str, player: Player) -> None:
         with FakeGame(display, pos=(GAME.left, GAME.top)) as game:
-            core, connection = player.core, player.connection
             player.move_to(600, 400)
             with open_pointer(game.window_id, lambda: None) as pointer:
                 pointer.confine(GAME, POINTS)
                 before = pointer.sprite()
                 assert before is not None
-                # A 16x8 cursor: red, all of it opaque, pointing with (5, 2).
-                bitmap, gc, cursor = (connection.generate_id() for _ in range(3))
-                core.CreatePixmap(1, bitmap, player.root, 16, 8)
-                core.CreateGC(gc, bitmap, xcffib.xproto.GC.Foreground, [1])
-                whole = xcffib.xproto.RECTANGLE.synthetic(0, 0, 16, 8)
-                core.PolyFillRectangle(bitmap, gc, 1, [whole])
-                core.CreateCursor(cursor, bitmap, bitmap, 65535, 0, 0, 0, 0, 0, 5, 2)
-                core.ChangeWindowAttributes(game.window_id, xcffib.xproto.CW.Cursor, [cursor])
-                connection.flush()
+                give_red_cursor(player, game.window_id)
 
                 def changed() -> bool:
                     sprite = pointer.sprite()
