@@ -31,6 +31,7 @@ from overlay.settings import Configuration, Settings
 from overlay.trace.flight import FlightRecorder
 from overlay.trace.recorder import TraceRecorder
 from overlay.trace.summary import Summary, summarise
+from overlay.trace.table import Metadata
 from overlay.window import Query, Window, find, open_desktop
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def open_session(
     cycle = _cycle(settings)
     if window is not None:
         stack.enter_context(WindowLock(f"window-{window.id}"))
-    facts = {"application": "overlay", "vsync": settings.vsync}  # no titles: traces are shared
+    facts: Metadata = {"application": "overlay", "vsync": settings.vsync}  # no window titles
     recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
     source = stack.enter_context(_open_source(settings, window))
     presenter = stack.enter_context(
