@@ -71,7 +71,8 @@ def test_every_upscaler_runs_offscreen_and_its_counts_add_up(
     table = read_trace(trace)
     assert len(table) == 60
     assert table.damage is None
-    scale = int(model[-1]) if model[-1].isdigit() and model.startswith("default-") else 1
+    used = result["model"]  # "default" may be a shader where the machine is too slow
+    scale = int(used[-1]) if used.startswith("default-") else 1
     shot = cv2.imread(str(tmp_path / "last.png"))
     assert shot is not None
     assert shot.shape == (68 * scale, 120 * scale, 3)
@@ -165,8 +166,8 @@ def test_a_damaged_model_is_refused(tmp_path: Path, env: dict[str, str]) -> None
 
 def test_a_replay_played_once_ends_well(tmp_path: Path, env: dict[str, str]) -> None:
     done = overlay(
-        env, "run", "--source", f"replay:{replay(tmp_path)}", "--once", "--present", "offscreen",
-        "--model", "bilinear", "--json",
+        env, "run", "--source", f"replay:{replay(tmp_path)}", "--once", "--rate", "max",
+        "--present", "offscreen", "--model", "bilinear", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"]["captured"] == 6
