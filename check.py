@@ -27,7 +27,7 @@ def steps(fast: bool, pytest_arguments: Sequence[str]) -> dict[str, list[str]]:
         "types": ["mypy"],
         "types, Windows": ["mypy", "--platform", "win32"],
         "types, tools": ["mypy", "check.py", "tools/bootstrap.py"],
-        "tests": ["pytest", "--durations=10", *chosen, *pytest_arguments],
+        "tests": ["pytest", "-rs", "--durations=10", *chosen, *pytest_arguments],
     }
 
 

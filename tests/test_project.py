@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import overlay
+from overlay.settings import Configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -351,3 +353,12 @@ def test_commands_in_the_readme_are_understood() -> None:
         assert helped.returncode == 0, subcommand
         unknown = {name for name in options if name not in helped.stdout}
         assert not unknown, subcommand
+
+
+def test_the_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    file = tmp_path / "overlay.toml"
+    file.write_text(text)
+    found = Configuration.load(file, argparse.Namespace())
+    assert found.settings("Freedoom").present == "window"
+    assert found.settings("Minetest").present == "over"

@@ -107,33 +107,35 @@ def test_a_blank_screenshot_is_a_failure(tmp_path: Path) -> None:
         demo._report(tmp_path)
 
 
+def state_and_parent(pid: int) -> tuple[str, int] | None:
+    """Read a process's state letter and its parent; None if there is no such process."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return words[0], int(words[1])
+
+
 def children(pid: int) -> set[int]:
     """Give the processes started by `pid` and by those."""
-    listed = subprocess.run(
-        ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    parents = dict(map(int, line.split()) for line in listed.stdout.splitlines())
-    found: set[int] = set()
-    wanted = {pid}
+    every = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    parents = {child: found[1] for child in every if (found := state_and_parent(child))}
+    wanted, found_all = {pid}, set[int]()
     while wanted:
-        wanted = {child for child, parent in parents.items() if parent in wanted} - found
-        found |= wanted
-    return found
+        wanted = {child for child, parent in parents.items() if parent in wanted} - found_all
+        found_all |= wanted
+    return found_all
 
 
 def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+    found = state_and_parent(pid)
+    return found is not None and found[0] != "Z"
 
 
 @contextmanager
 def running_demo(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    for program, package in (("Xvfb", "xvfb"), ("openbox", "openbox"), ("ps", "procps")):
+    for program, package in (("Xvfb", "xvfb"), ("openbox", "openbox"), ("crispy-doom",) * 2):
         require(program, package)
-    require("crispy-doom", "crispy-doom")
     env = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     process = subprocess.Popen(
         [sys.executable, "-m", "overlay", "demo", "--out", str(folder), *arguments],
