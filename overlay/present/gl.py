@@ -64,7 +64,26 @@ try:
 except (ImportError, AttributeError, OSError) as exc:
     raise BackendUnavailable(f"PyOpenGL cannot be loaded ({exc}): {INSTALL_HINT}") from exc
 
-__all__ = ["DEBUG", "GL", "GL_1_1", "GL_2_0", "INSTALL_HINT", "check", "renderer_name"]
+__all__ = [
+    "DEBUG",
+    "GL",
+    "GL_1_1",
+    "GL_2_0",
+    "INSTALL_HINT",
+    "check",
+    "forget_errors",
+    "renderer_name",
+]
+
+
+def forget_errors() -> None:
+    """Drop errors noted so far, so that a following `check` speaks of what lies between.
+
+    Frames are drawn without checks; an error of theirs must not be blamed on a later creation.
+    """
+    for _ in range(16):  # a lost context may give errors for ever
+        if not GL.glGetError():
+            return
 
 
 def check(what: str) -> None:

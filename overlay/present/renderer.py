@@ -15,7 +15,7 @@ from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.present import Fit
 from overlay.present.fit import place
-from overlay.present.gl import GL, GL_1_1, check, renderer_name
+from overlay.present.gl import GL, GL_1_1, check, forget_errors, renderer_name
 from overlay.present.gputimer import GpuTimer
 from overlay.present.scaling import Scaler, Target
 from overlay.present.text import TextDrawing
@@ -56,6 +56,7 @@ class Renderer:
     """
 
     def __init__(self, target: int = 0) -> None:
+        forget_errors()
         self.target = target
         self.device = renderer_name()
         self._surface = Size(1, 1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from overlay.frame import Pixels, Size
 from overlay.hud import Colour, HudView, interval_colour
-from overlay.present.gl import GL, GL_2_0, check
+from overlay.present.gl import GL, GL_2_0, check, forget_errors
 from overlay.present.programs import Program
 from overlay.present.texture import Texture
 
@@ -173,6 +173,7 @@ class TextDrawing:
     """Draws HUDs; laid out again only when the view object or the surface changes."""
 
     def __init__(self) -> None:
+        forget_errors()
         self._program = Program("glyphs", vertex="boxes", units={"image": 0})
         self._atlas: Texture | None = None
         self._drawn: tuple[HudView, Size] | None = None

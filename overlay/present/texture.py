@@ -12,7 +12,7 @@ import numpy as np
 
 from overlay.errors import PresentError
 from overlay.frame import Pixels, Size
-from overlay.present.gl import GL, GL_1_1, check
+from overlay.present.gl import GL, GL_1_1, check, forget_errors
 
 TextureKind = Literal["bgra", "luma", "rgb"]
 
@@ -29,6 +29,7 @@ class Texture:
     """
 
     def __init__(self, size: Size, kind: TextureKind) -> None:
+        forget_errors()
         self.size = size
         self.kind = kind
         self._pixel_bytes = 1 if kind == "luma" else 4

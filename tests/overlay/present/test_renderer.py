@@ -7,7 +7,7 @@ from overlay.errors import PresentError
 from overlay.frame import BufferRing, Frame, Picture, Region, Size
 from overlay.hud import HudView, Span
 from overlay.present import programs, scaling
-from overlay.present.gl import DEBUG
+from overlay.present.gl import DEBUG, GL, check
 from overlay.present.offscreen import open_context
 from overlay.present.programs import Program
 from overlay.present.renderer import CursorSprite, Renderer
@@ -291,6 +291,15 @@ def test_shader_that_does_not_compile_shows_the_log(context, monkeypatch):
     with pytest.raises(PresentError, match=r"(?s)nearest.glsl does not compile.*oops"):
         renderer.draw(picture_of(quarters(), shader="nearest"), None)
     renderer.close()
+
+
+@pytest.mark.skipif(DEBUG, reason="PyOpenGL itself raises then")
+def test_an_error_of_a_frame_is_not_blamed_on_the_next_texture(context):
+    GL.glEnable(0xFFFF)
+    Texture(Size(4, 4), "rgb").delete()
+    GL.glEnable(0xFFFF)
+    with pytest.raises(PresentError, match="draw: invalid enum"):
+        check("draw")
 
 
 @pytest.mark.skipif(DEBUG, reason="PyOpenGL itself raises then")
