@@ -38,7 +38,7 @@ _RULE = (1.0, 1.0, 1.0, 0.35)
 
 _INDEX = {character: index for index, character in enumerate(CHARACTERS)}
 _UNKNOWN = _INDEX["?"]
-_FINER = 8  # the atlas is drawn this much larger and shrunk: smooth edges
+_FINER = 5  # the atlas is drawn this much larger and shrunk: smooth edges
 _SPARKLINE_LINES = 2
 
 
