@@ -513,6 +513,10 @@ class _Program:
         self.core.CreateGC(self.gc, self.window, xproto.GC.GraphicsExposures, [0])
         self.core.MapWindow(self.window)
         self._wait_until_mapped(options.override)
+        if not options.override and not self._managed():
+            # Nobody else gives it the keyboard, which a game that ended may have left to nobody.
+            revert = xproto.InputFocus.PointerRoot
+            self.core.SetInputFocus(revert, self.window, xproto.Time.CurrentTime)
         self.render()
         self.sync()
         self.report("ready", window=self.window)

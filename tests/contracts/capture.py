@@ -144,7 +144,7 @@ class CaptureContract:
             for timeout_s in (0.0, 0.2):
                 started = time.perf_counter()
                 assert source.grab(timeout_s) is None
-                assert timeout_s - 0.002 <= time.perf_counter() - started < timeout_s + 0.15
+                assert timeout_s - 0.002 <= time.perf_counter() - started < timeout_s + 0.3
 
     def test_close_wakes_a_waiting_grab(self, stage: Stage) -> None:
         source = stage.open()
@@ -167,7 +167,7 @@ class CaptureContract:
         source.close()
         thread.join(5)
         assert not thread.is_alive()
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 1.0
         assert isinstance(ended[0], SourceClosed)
 
     def test_closing_twice_is_harmless_and_ends_grabbing(self, stage: Stage) -> None:

@@ -69,7 +69,7 @@ def test_it_polls_at_the_rate_given(display: str) -> None:
         started = time.perf_counter()
         for _ in range(10):
             take(source)
-        assert 0.42 <= time.perf_counter() - started < 0.8
+        assert 0.42 <= time.perf_counter() - started < 2
 
 
 def test_a_monitor_by_number(display: str) -> None:
