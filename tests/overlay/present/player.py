@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +13,8 @@ import xcffib
 import xcffib.xfixes
 import xcffib.xproto
 import xcffib.xtest
+
+from tests.games import dies_with_parent, require
 
 _SYMBOLS = {"ctrl": 0xFFE3, "alt": 0xFFE9, "shift": 0xFFE1, "super": 0xFFEB, "num": 0xFF7F}
 _SYMBOLS |= {"caps": 0xFFE5, "f9": 0xFFC6, "escape": 0xFF1B}
@@ -131,3 +136,30 @@ def give_red_cursor(player: Player, window: int) -> None:
     core.CreateCursor(cursor, bitmap, bitmap, 65535, 0, 0, 0, 0, 0, 5, 2)
     core.ChangeWindowAttributes(window, xcffib.xproto.CW.Cursor, [cursor])
     core.GetInputFocus().reply()
+
+
+class OwnServer:
+    """An X server that a test may kill."""
+
+    def __init__(self, *options: str) -> None:
+        command = [require("Xvfb", "xvfb"), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
+        read_end, write_end = os.pipe()
+        self.process = subprocess.Popen(
+            dies_with_parent([*command, "-displayfd", str(write_end), *options]),
+            pass_fds=[write_end],
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(write_end)
+        number = b""
+        while not number.endswith(b"\n"):
+            assert select.select([read_end], [], [], 30)[0]
+            number += os.read(read_end, 64)
+        self.name = f":{int(number)}"
+        os.close(read_end)
+
+    def __enter__(self) -> OwnServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -27,8 +26,8 @@ from overlay.present.hotkeys import bindings
 from overlay.present.pointer import CursorSprite
 from overlay.window import Window
 from tests.contracts.presenter import PresenterContract
-from tests.games import FakeGame, dies_with_parent, require
-from tests.overlay.present.player import Player, eventually, give_red_cursor
+from tests.games import FakeGame
+from tests.overlay.present.player import OwnServer, Player, eventually, give_red_cursor
 
 pytestmark = pytest.mark.display
 
@@ -169,22 +168,19 @@ def test_beside_leaves_the_game_in_sight(display: str) -> None:
             assert (screen(Region(580, 165, 960, 540)) == (0, 0, 255)).all()
 
 
-def test_an_unchanged_place_asks_nothing_of_the_server(display: str) -> None:
-    with Player(display) as player, FakeGame(display, pos=(600, 400)) as game:
+def test_an_unchanged_place_asks_nothing_of_the_server(
+    display: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeGame(display, pos=(600, 400)) as game:
         region = region_of(game)
         with GlfwPresenter(Look(scale=2), window_of(game)) as presenter:
             presenter.follow(region, True)
-            presenter.wait(0.1)
-            mask = xcffib.xproto.EventMask.StructureNotify
-            player.core.ChangeWindowAttributes(presenter.window_id, 2048, [mask])
-            player.core.GetInputFocus().reply()
-            for _ in range(10):
-                presenter.follow(region, True)
-            presenter.wait(0.05)
-            player.core.GetInputFocus().reply()
-            assert player.connection.poll_for_event() is None
+            moves: list[Region] = []
+            monkeypatch.setattr(presenter, "_move", moves.append)
+            presenter.follow(region, True)
+            assert moves == []
             presenter.follow(Region(region.left + 8, region.top, *region.size), True)
-            assert eventually(lambda: player.connection.poll_for_event() is not None)
+            assert moves == [Region(region.left - 232, region.top - 135, 960, 540)]
 
 
 def test_what_was_covered_is_drawn_again(display: str) -> None:
@@ -338,14 +334,15 @@ def test_a_still_game_and_pointer_cost_nothing(display: str) -> None:
         player.move_to(region.left + 100, region.top + 100)
         with GlfwPresenter(Look(scale=2), window_of(game), {}) as presenter:
             presenter.follow(region, True)
-            assert presenter.wait(0.05) == []  # nothing to draw yet: it must not spin either
-            presenter.show(plain(region), None)
-            presenter.wait(0.2)
-            turns, end = 0, time.monotonic() + 0.5
-            while time.monotonic() < end:
-                presenter.wait(0.25)
-                turns += 1
-            assert turns <= 6
+            for picture in (None, plain(region)):  # also while there is nothing to draw yet
+                if picture is not None:
+                    presenter.show(picture, None)
+                turn(presenter, 0.2)
+                turns, end = 0, time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    presenter.wait(0.25)
+                    turns += 1
+                assert turns <= 6
 
 
 def test_stays_above_a_raised_game(desktop: str) -> None:
@@ -578,33 +575,6 @@ except OverlayError as exc:
     print(type(exc).__name__, exc, flush=True)
     sys.exit(exc.exit_code)
 """
-
-
-class OwnServer:
-    """An X server that a test may kill."""
-
-    def __init__(self, *options: str) -> None:
-        command = [require("Xvfb", "xvfb"), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
-        read_end, write_end = os.pipe()
-        self.process = subprocess.Popen(
-            dies_with_parent([*command, "-displayfd", str(write_end), *options]),
-            pass_fds=[write_end],
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(write_end)
-        number = b""
-        while not number.endswith(b"\n"):
-            assert select.select([read_end], [], [], 30)[0]
-            number += os.read(read_end, 64)
-        self.name = f":{int(number)}"
-        os.close(read_end)
-
-    def __enter__(self) -> OwnServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def start(*args: str, **env: str) -> subprocess.Popen[str]:

@@ -23,6 +23,8 @@ from overlay.present.hotkeys.keys import CODES, Key, parse_key
 from tests.games import FakeGame
 from tests.overlay.present.player import Player, eventually
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 class TestNames:
     @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ class TestX11:
             "h = open_hotkeys(bindings({}), lambda: None)\n"
             "print(len(h.bound), flush=True); time.sleep(60)"
         )
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None
         assert int(process.stdout.readline()) == len(DEFAULTS)
         with open_hotkeys(bindings({}), lambda: None) as hotkeys:

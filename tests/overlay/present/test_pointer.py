@@ -22,8 +22,9 @@ from overlay.frame import Region
 from overlay.present.placement import PointMap
 from overlay.present.pointer import CursorSprite, Pointer, open_pointer
 from tests.games import FakeGame
-from tests.overlay.present.player import Player, eventually, give_red_cursor
+from tests.overlay.present.player import OwnServer, Player, eventually, give_red_cursor
 
+ROOT = Path(__file__).resolve().parents[3]
 GAME = Region(500, 300, 480, 270)
 OVERLAY = Region(260, 165, 960, 540)
 POINTS = PointMap(GAME, OVERLAY, Region(0, 0, 960, 540))
@@ -237,7 +238,39 @@ class TestX11:
             game.kill()
             assert eventually(lambda: not pointer.confined)
 
-    def test_a_crash_releases_it(self, game: FakeGame, player: Player) -> None:
+    def test_the_real_pointer_is_invisible_while_confined(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Look into the server's frame buffer: grabbed pictures never contain the pointer."""
+        with OwnServer("-fbdir", str(tmp_path)) as server:
+            raw = np.memmap(tmp_path / "Xvfb_screen0", np.uint8, "r")  # an XWD file
+            header = raw[:100].view(">u4")
+            start, width, height = int(header[0] + 12 * header[19]), 1280, 800
+            pixels = raw[start : start + 4 * width * height].reshape(height, width, 4)
+
+            def red() -> int:
+                return int((pixels[..., :3] == (0, 0, 255)).all(axis=2).sum())
+
+            monkeypatch.setenv("DISPLAY", server.name)
+            with Player(server.name) as player, FakeGame(server.name, pos=(500, 300)) as game:
+                give_red_cursor(player, game.window_id)
+                player.move_to(700, 400)
+                assert eventually(lambda: red() == 16 * 8)
+                with open_pointer(game.window_id, lambda: None) as pointer:
+                    pointer.confine(GAME, POINTS)
+                    assert eventually(lambda: red() == 0)
+                    pointer.release()
+                    player.move_to(700, 400)
+                    assert eventually(lambda: red() == 16 * 8)
+                process = self.confine_elsewhere(game)
+                assert eventually(lambda: red() == 0)
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                assert eventually(lambda: red() == 16 * 8)
+
+    @staticmethod
+    def confine_elsewhere(game: FakeGame) -> subprocess.Popen[bytes]:
+        """Confine the pointer in a process of its own."""
         code = (
             "import sys, time; from overlay.frame import Region\n"
             "from overlay.present.pointer import open_pointer\n"
@@ -248,16 +281,20 @@ class TestX11:
             "print(p.confined, flush=True); time.sleep(60)"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(game.window_id)], stdout=subprocess.PIPE
+            [sys.executable, "-c", code, str(game.window_id)], stdout=subprocess.PIPE, cwd=ROOT
         )
         assert process.stdout is not None
-        assert process.stdout.readline() == b"True\n"
+        with process.stdout as output:
+            assert output.readline() == b"True\n"
+        return process
+
+    def test_a_crash_releases_it(self, game: FakeGame, player: Player) -> None:
+        process = self.confine_elsewhere(game)
         assert inside(player.place)
         player.move_by(3000, 0)
         assert player.place[0] == 979
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        process.stdout.close()
 
         def free() -> bool:
             player.move_by(3000, 0)
