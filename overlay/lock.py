@@ -24,7 +24,7 @@ class WindowLock:
     """
 
     def __init__(self, name: str) -> None:
-        folder = Path(platformdirs.user_runtime_path("sr-overlay", ensure_exists=True))
+        folder = Path(platformdirs.user_state_path("sr-overlay", ensure_exists=True))
         safe = "".join(c if c.isalnum() else "_" for c in name)
         self._path = folder / f"{safe}.lock"
         self._file: IO[str] = self._path.open("a+", encoding="ascii")

@@ -24,7 +24,7 @@ from overlay.capture.compare import same_pixels
 from overlay.errors import CaptureLost, OverlayError, SourceClosed
 from overlay.frame import Frame, Picture, Size
 from overlay.hud import HudView
-from overlay.infer import PLAIN, Upscaler
+from overlay.infer import PLAIN, PLAIN_SOFTWARE, Upscaler
 from overlay.present import Command, Presenter
 from overlay.slot import LatestFrame
 from overlay.trace import Outcome, Stage, Trace
@@ -446,10 +446,11 @@ class Pipeline:
             log.error("%s failed on a frame: %s", self._upscaler.model, error)
         if failures + 1 < _FAILURES or self._reopen is None:
             return failures + 1
-        log.error("%s keeps failing; showing %s instead", self._upscaler.model, PLAIN)
+        plain = PLAIN_SOFTWARE if self._presenter.software else PLAIN
+        log.error("%s keeps failing; showing %s instead", self._upscaler.model, plain)
         self._notice = f"{self._upscaler.model} failed: {error}"
-        self._next = self._reopen(PLAIN, frame.size, frame.size)
-        self._name = PLAIN
+        self._next = self._reopen(plain, frame.size, frame.size)
+        self._name = plain
         return 0
 
     # Any thread -------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from engines import zoo
 from overlay import settings as options
 from overlay.capture import CaptureSource, open_source
 from overlay.cli import add_config, add_json
@@ -22,7 +21,7 @@ from overlay.controls import Controls, flight_folder, screenshot_folder
 from overlay.doctor import last_trace_note
 from overlay.errors import SettingsError, WindowNotFound
 from overlay.frame import Size
-from overlay.infer import SHADERS, Upscaler, open_upscaler
+from overlay.infer import Upscaler, check_model, open_upscaler
 from overlay.lock import WindowLock
 from overlay.pipeline import Limits, Pipeline
 from overlay.present import Look, Presenter, open_presenter
@@ -191,7 +190,7 @@ def open_session(
         backend = settings.backend if name == settings.model else "auto"
         return open_upscaler(
             name, backend=backend, source=source, output=output,
-            threads=settings.threads, filter=settings.filter,
+            threads=settings.threads, filter=settings.filter, software_gl=presenter.software,
         )  # fmt: skip
 
     size = source.region.size
@@ -231,9 +230,8 @@ def _controls(
 def _cycle(settings: Settings) -> tuple[str, ...]:
     """Read and check the names the hotkey goes through; the model asked for is one of them."""
     names = [name.strip() for name in settings.cycle.split(",") if name.strip()]
-    for name in names:
-        if name != "default" and name not in SHADERS:
-            zoo.spec(name)  # raises for an unknown name
+    for name in (settings.model, *names):
+        check_model(name)
     return (*names,) if settings.model in names else (settings.model, *names)
 
 

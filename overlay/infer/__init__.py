@@ -19,6 +19,8 @@ from typing import Self
 
 import numpy as np
 
+from engines.errors import UnknownModel
+from engines.spec import ModelSpec
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Frame, Picture, Region, Size
 from overlay.settings import suggestion
@@ -30,8 +32,10 @@ INSTALL_CPU = 'pip install "sr-overlay[cpu]"'
 #: Names of the back ends on the command line.
 BACKENDS = ("auto", "openvino", "cpu", "opengl", "resize")
 
-#: The shader shown where there is no engine: the plain upscale.
+#: The shader shown where there is no engine: the plain upscale; and where OpenGL runs on the
+#: CPU, on which fsr1 takes longer than the nets do.
 PLAIN = "fsr1"
+PLAIN_SOFTWARE = "bilinear"
 
 #: A net that `default` may choose must take less than this: 30 frames a second.
 BUDGET_MS = 1000 / 30
@@ -136,6 +140,7 @@ def open_upscaler(
     output: Size,
     threads: int = 0,
     filter: str = "bicubic",
+    software_gl: bool = False,
 ) -> Upscaler:
     """Open a model or shader by name, warmed up for frames of size `source`.
 
@@ -146,6 +151,7 @@ def open_upscaler(
         backend: "auto", "openvino" (or "cpu"), "opengl", "resize".
         threads: of a CPU model; 0 = all cores.
         filter: shader for what is left between the result and the size on screen.
+        software_gl: the presenter's OpenGL runs on the CPU: spare it what the host does cheaper.
     Raises:
         SettingsError: unknown model or back end, or a pair that does not go together.
         BackendUnavailable: the back end named cannot be used here.
@@ -165,7 +171,7 @@ def open_upscaler(
         return _open_shader(model)
     if backend == "opengl":
         raise SettingsError(f"{model} is a net; opengl runs {', '.join(SHADERS)}")
-    return _open_net(model, backend, source, output, threads, filter)
+    return _open_net(model, backend, source, output, threads, filter, software_gl)
 
 
 def _open_shader(name: str) -> Upscaler:
@@ -175,21 +181,28 @@ def _open_shader(name: str) -> Upscaler:
 
 
 def _open_net(
-    model: str, backend: str, source: Size, output: Size, threads: int, filter: str
+    model: str,
+    backend: str,
+    source: Size,
+    output: Size,
+    threads: int,
+    filter: str,
+    software_gl: bool,
 ) -> Upscaler:
     from engines import zoo
 
+    plain = PLAIN_SOFTWARE if software_gl else PLAIN
     may_fall_back = model == "default" and backend == "auto"
-    spec = zoo.default_for(source, output) if model == "default" else zoo.spec(model)
+    spec = zoo.default_for(source, output) if model == "default" else _spec(model)
     if not find_spec("openvino"):
         reason = f"OpenVINO, which runs {spec.id} on the CPU, is not installed: {INSTALL_CPU}"
         if not may_fall_back:
             raise BackendUnavailable(reason)
-        log.warning("using the shader %s: %s", PLAIN, reason)
-        return _open_shader(PLAIN)
+        log.warning("using the shader %s: %s", plain, reason)
+        return _open_shader(plain)
     from overlay.infer.openvino import OpenVinoUpscaler
 
-    upscaler = _warm(OpenVinoUpscaler(spec, threads=threads, filter=filter), source)
+    upscaler = _warm(OpenVinoUpscaler(spec, threads, filter, merge=software_gl), source)
     if not may_fall_back:
         return upscaler
     took_ms = measure_ms(upscaler, source)
@@ -199,9 +212,36 @@ def _open_net(
     upscaler.close()
     log.warning(
         "using the shader %s: %s takes %.0f ms a frame here, more than %.0f ms "
-        "(--model %s runs it all the same)", PLAIN, spec.id, took_ms, BUDGET_MS, spec.id,
+        "(--model %s runs it all the same)", plain, spec.id, took_ms, BUDGET_MS, spec.id,
     )  # fmt: skip
-    return _open_shader(PLAIN)
+    return _open_shader(plain)
+
+
+def _spec(name: str) -> ModelSpec:
+    """Find a net by its name.
+
+    Raises:
+        SettingsError: there is none; the message lists nets and shaders.
+    """
+    from engines import zoo
+
+    try:
+        return zoo.spec(name)
+    except UnknownModel as exc:
+        known = ("default", *(spec.id for spec in zoo.ZOO), *SHADERS)
+        raise SettingsError(
+            f"unknown model {name!r} (one of {', '.join(known)}){suggestion(name, known)}"
+        ) from exc
+
+
+def check_model(name: str) -> None:
+    """Check a name without opening anything.
+
+    Raises:
+        SettingsError: it is neither "default", nor a net, nor a shader.
+    """
+    if name != "default" and name not in SHADERS:
+        _spec(name)
 
 
 def _warm(upscaler: Upscaler, source: Size) -> Upscaler:

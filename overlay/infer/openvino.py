@@ -12,7 +12,7 @@ import time
 from typing import cast
 
 import numpy as np
-import openvino as ov
+import openvino as ov  # type: ignore[import-untyped]
 
 from engines import load
 from engines.errors import BuildFailed, ModelInvalid
@@ -20,6 +20,7 @@ from engines.spec import ModelSpec
 from overlay.errors import OverlayError
 from overlay.frame import BufferRing, Frame, Picture, Pixels, Size
 from overlay.infer import Upscaler
+from overlay.infer.chroma import ChromaMerger
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class OpenVinoUpscaler(Upscaler):
         spec: a model with output "luma".
         threads: of the inference; 0 = as many as there are cores.
         filter: shader for what is left between the result and the size on screen.
+        merge: join luma and chroma here, on the infer thread, and give "bgra" pictures; without
+            it the presenter's shader does that, which costs nothing on a GPU.
     Raises:
         EngineMissing: the model file is not there.
         ModelInvalid: the model file is damaged.
@@ -63,13 +66,21 @@ class OpenVinoUpscaler(Upscaler):
 
     backend = "openvino"
 
-    def __init__(self, spec: ModelSpec, threads: int = 0, filter: str = "bicubic") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        threads: int = 0,
+        filter: str = "bicubic",
+        *,
+        merge: bool = False,
+    ) -> None:
         if spec.output != "luma":
             raise ValueError(f"{spec.id} gives {spec.output}; this back end runs luma nets")
         self.model = spec.id
         self.scale = spec.scale
         self._spec = spec
         self._filter = filter
+        self._merge = merge
         self._threads = threads or available_threads()
         self.device = f"CPU, {self._threads} thread{'s' if self._threads > 1 else ''}"
         self._core = ov.Core()
@@ -101,7 +112,9 @@ class OpenVinoUpscaler(Upscaler):
         except RuntimeError as exc:
             raise BuildFailed(f"{self.model} cannot run on {size} frames: {_first(exc)}") from exc
         shape = (size.height * self.scale, size.width * self.scale)
-        self._ring = BufferRing.of_shape(shape)
+        self._luma = np.zeros(shape, np.uint8) if self._merge else None
+        self._merger = ChromaMerger(size, self.scale)
+        self._ring = BufferRing.of_shape((*shape, 4) if self._merge else shape)
         self._size, self._request = size, request
         took_ms = 1e3 * (time.perf_counter() - start)
         log.info("compiled %s for %s in %.0f ms (%s)", self.model, size, took_ms, self.device)
@@ -134,10 +147,14 @@ class OpenVinoUpscaler(Upscaler):
             raise OverlayError(f"{self.model} failed on a frame: {_first(exc)}") from exc
         self._frame = None
         lease = self._ring.take()
-        interleave(self._blocks, lease.buffer)
+        if self._luma is None:
+            interleave(self._blocks, lease.buffer)
+        else:
+            interleave(self._blocks, self._luma)
+            self._merger.merge(frame.pixels, self._luma, lease.buffer)
         return Picture(
             frame=frame,
-            kind="luma",
+            kind="bgra" if self._merge else "luma",
             pixels=lease.buffer,
             scale=self.scale,
             model=self.model,
@@ -171,6 +188,8 @@ class OpenVinoUpscaler(Upscaler):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self._threads,
+            # The game runs on the same cores: a pinned thread would have to wait for it.
+            "ENABLE_CPU_PINNING": False,
             # Machines with bfloat16 units would use them unasked: too coarse for 8 bits.
             "INFERENCE_PRECISION_HINT": "f32",
         }

@@ -16,6 +16,9 @@ from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.window import Window
 
+#: How the names of renderers begin that have no GPU.
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "google swiftshader", "microsoft basic render")
+
 Mode = Literal["over", "beside", "window", "fullscreen"]
 Fit = Literal["fit", "integer", "fill", "stretch"]
 Action = Literal[
@@ -94,6 +97,11 @@ class Presenter(ABC):
     device: str
     #: Refresh rate of the monitor in use; 0 if there is none.
     refresh_hz: float
+
+    @property
+    def software(self) -> bool:
+        """Whether OpenGL runs on the CPU, where each pixel of a shader is dear."""
+        return self.device.lower().startswith(_SOFTWARE)
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Command]:

@@ -31,7 +31,7 @@ class Running:
     """`overlay run` over a small game, in a process of its own."""
 
     def __init__(
-        self, display: str, tmp_path: Path, *arguments: str, runtime: Path | None = None
+        self, display: str, tmp_path: Path, *arguments: str, state: Path | None = None
     ) -> None:
         self.trace = tmp_path / "run.csv"
         self._out: IO[str] = (tmp_path / "out.txt").open("w+")
@@ -39,8 +39,7 @@ class Running:
         env = {
             **os.environ,
             "DISPLAY": display,
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-            "XDG_RUNTIME_DIR": str(runtime or tmp_path),
+            "XDG_STATE_HOME": str(state or tmp_path),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "overlay", "run", "--model", "bilinear", "--hud", "off",
@@ -202,7 +201,7 @@ def test_a_second_overlay_on_the_same_window_says_so(
 ) -> None:
     with running(display, tmp_path, game) as run:
         (tmp_path / "second").mkdir()
-        second = Running(display, tmp_path / "second", "--pid", str(game.pid), runtime=tmp_path)
+        second = Running(display, tmp_path / "second", "--pid", str(game.pid), state=tmp_path)
         try:
             second.process.wait(30)
             assert second.process.returncode == 2, second.errors

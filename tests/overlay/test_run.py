@@ -24,7 +24,7 @@ MODELS = (*SHADERS, "default", *(spec.id for spec in ZOO))
 def env(tmp_path: Path) -> dict[str, str]:
     """An environment without a display, whose state folder is ours."""
     kept = {key: value for key, value in os.environ.items() if key != "DISPLAY"}
-    return {**kept, "XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path)}
+    return {**kept, "XDG_STATE_HOME": str(tmp_path / "state")}
 
 
 def overlay(env: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
