@@ -140,7 +140,7 @@ class Renderer:
         elif result.size == target.region.size:
             self._scaler.merge(source, result, target)
         else:
-            merged = self._scaler.between("merge", result.size)
+            merged = self._scaler.between("merged", result.size)
             self._scaler.merge(source, result, Target.of(merged))
             self._scaler.scale(merged, target, last)
         if hud is not None:

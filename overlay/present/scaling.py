@@ -82,10 +82,12 @@ class Scaler:
 
     def merge(self, source: Texture, luma: Texture, target: Target) -> None:
         """Draw a net's luma with the source's chroma; the region is as large as `luma`."""
+        crisp = self.between("merge", source.size)
+        self._pass("crispen", source, Target.of(crisp))
         GL.glActiveTexture(GL.GL_TEXTURE1)
         GL.glBindTexture(GL.GL_TEXTURE_2D, luma.id)
         GL.glActiveTexture(GL.GL_TEXTURE0)
-        self._pass("merge", source, target)
+        self._pass("merge", crisp, target)
 
     def blend(self, sprite: Texture, target: Target) -> None:
         """Draw a picture with premultiplied alpha over what is there, bilinear."""
@@ -113,8 +115,6 @@ class Scaler:
         file, defines = name, {}
         if name in _CUBICS:
             file, defines = "cubic", _CUBICS[name]
-        elif name == "merge":
-            defines = _CUBICS["bicubic"]
         elif name in ("lanczos-x", "lanczos-y"):
             file, defines = "lanczos", {"FIRST": "1"} if name == "lanczos-x" else {}
         program = Program(file, defines=defines, units={"image": 0, "detail": 1})

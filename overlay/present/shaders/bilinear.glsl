@@ -1,15 +1,6 @@
-// Bilinear, half-pixel centres.
-#include "fetch"
+// Bilinear; see linear.glsl.
+#include "linear"
 
 void main() {
-    vec2 where = at * size - 0.5;
-    vec2 base = floor(where);
-    vec2 part = where - base;
-    ivec2 near = max(ivec2(base), 0);
-    ivec2 far = min(ivec2(base) + 1, edge());
-    colour = vec4(
-        mix(mix(texel(near.x, near.y), texel(far.x, near.y), part.x),
-            mix(texel(near.x, far.y), texel(far.x, far.y), part.x),
-            part.y),
-        1.0);
+    colour = vec4(linear(), 1.0);
 }

@@ -317,9 +317,9 @@ def test_close_twice(context):
 def test_every_shader_file_is_used():
     files = {path.name[:-5] for path in programs.shader_files()}
     used = {"screen", "boxes", "glyphs"}  # vertex shaders and text
-    used |= {"fetch", "cubic_taps"}  # included
+    used |= {"fetch", "linear"}  # included
     used |= {"nearest", "sharp", "area", "bilinear", "cubic", "lanczos", "easu", "rcas"}
-    used |= {"merge", "sprite"}
+    used |= {"merge", "crispen", "sprite"}
     assert files == used
 
 
