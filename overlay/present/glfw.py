@@ -39,12 +39,17 @@ if sys.platform == "linux":
     # it captures are X11 windows, there with XWayland.
     os.environ["PYGLFW_LIBRARY_VARIANT"] = "x11"
 
-import glfw
+try:
+    import glfw
+except ImportError as exc:
+    raise BackendUnavailable(f"GLFW cannot be loaded ({exc}): pip install glfw") from exc
 
 log = logging.getLogger(__name__)
 
-#: A pointer that moves over a still game is redrawn at most this often, in seconds.
+#: A pointer that moves over a still game is redrawn at most this often, in seconds; while the
+#: game's own pictures come at least that often, the pointer moves with them, for free.
 _CURSOR_S = 0.008
+_PICTURE_S = 0.04
 
 _MODIFIERS: dict[Modifier, int] = {
     "shift": glfw.MOD_SHIFT,
@@ -136,7 +141,8 @@ class GlfwPresenter(Presenter):
         self._last: tuple[Picture, HudView | None] | None = None
         self._cursor: CursorSprite | None = None
         self._drawn_cursor: DrawnCursor | None = None
-        self._cursor_due = 0.0
+        self._cursor_due = 0.0  # `perf_counter` in seconds, like the next
+        self._picture_due = 0.0  # until then a new picture is expected
         self._stale = False  # the window's contents were lost; `wait` draws them again
         self._replace = False  # the monitors changed; `wait` finds a new place
         self._pointer: Pointer | None = None
@@ -419,9 +425,11 @@ class GlfwPresenter(Presenter):
     def show(self, picture: Picture, hud: HudView | None) -> Shown:
         self._check()
         begin_ns = time.perf_counter_ns()
-        first, self._last = self._last is None, (picture, hud)
-        if first:
+        last, self._last = self._last, (picture, hud)
+        if last is None:
             self._point()  # not before: it is drawn from now on
+        if last is None or last[0] is not picture:
+            self._picture_due = begin_ns / 1e9 + _PICTURE_S
         self._place_cursor(picture.frame.size)
         times = self._draw()
         GLFW.swap_buffers(self._window)
@@ -431,7 +439,7 @@ class GlfwPresenter(Presenter):
         self._check()
         # A slow renderer must not spend all its time on a pointer that moves.
         spent_s = (swapped_ns - begin_ns) / 1e9
-        self._cursor_due = swapped_ns / 1e9 + max(_CURSOR_S, spent_s)
+        self._cursor_due = max(self._picture_due, swapped_ns / 1e9 + max(_CURSOR_S, spent_s))
         return Shown(begin_ns, times.uploaded_ns, times.drawn_ns, swapped_ns, self._renderer.gpu_ns)
 
     def _draw(self) -> Any:
