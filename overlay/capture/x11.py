@@ -21,7 +21,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ from overlay.window.x11 import (  # noqa: E402  (not there on Windows)
 
 log = logging.getLogger(__name__)
 
+ffi: Any = xcffib.ffi  # type: ignore[attr-defined]  # cffi's object, which xcffib works with
+
 _ALL_PLANES = 0xFFFFFFFF
 _EXTENSIONS = ("Composite", "DAMAGE", "MIT-SHM")
 # How long the game has to paint a new pixmap before we ask again, or take it as it is.
@@ -72,6 +74,46 @@ _libc.shmctl.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
 
 class X11DisplayLost(DisplayLost, CaptureError):
     """The X server closed the connection while capturing."""
+
+
+class PreparedRequest:
+    """A request that is sent for every frame, packed once.
+
+    xcffib packs a request anew each time, which, on a core that has just been woken, takes as
+    long as the copying of a frame.
+
+    Args:
+        extension: the module of the extension.
+        call: makes the request of the extension object it is given.
+    """
+
+    def __init__(
+        self, connection: Connection, extension: Any, call: Callable[[Any], object]
+    ) -> None:
+        self._connection = connection
+        self._parts = ffi.new("struct iovec[4]")  # libxcb also writes before the part it is given
+        self._request = ffi.new("xcb_protocol_request_t *")
+        self._flags = 0
+        self._data: Any = None
+        self._lengths = 0, 0
+        # The extension object sends to whatever it takes for its connection: to us, once.
+        call(xcffib.extensions[extension.key][0](self, extension.key))
+
+    def send_request(self, flags: int, parts: Any, request: Any) -> int:
+        """Keep what xcffib has packed; its own memory is freed after this call."""
+        self._flags = flags
+        self._data = ffi.new("char[]", bytes(ffi.buffer(parts[0].iov_base, parts[0].iov_len)))
+        self._lengths = parts[0].iov_len, parts[1].iov_len
+        self._request[0] = request[0]
+        return 0
+
+    def send(self) -> int:
+        """Send it; gives the number by which its reply is known."""
+        data, padding = self._parts[2], self._parts[3]
+        data.iov_base = self._data  # libxcb moves these on while it sends
+        data.iov_len, padding.iov_len = self._lengths
+        sequence = self._connection.send_request(self._flags, self._parts + 2, self._request)
+        return int(sequence)
 
 
 class SharedMemory:
@@ -159,6 +201,7 @@ class X11Source(CaptureSource):
         self._ring: BufferRing | None = None
         self._ring_size = Size(0, 0)
         self._segments: dict[int, int] = {}  # id of a ring's buffer -> its segment on the server
+        self._copies: dict[int, PreparedRequest] = {}  # likewise: copies the pixmap into it
         self._pending_ns = 0  # when the damage that is not captured yet was read; 0 = none
         self._unpainted_since = 0  # 0, or when a pixmap was named that the game has not painted
         self._failures = 0  # captures in a row that failed because the window changed
@@ -263,7 +306,11 @@ class X11Source(CaptureSource):
             self._damage, self._window, xcffib.damage.ReportLevel.NonEmpty
         ).check()
         self._shm = self._extension(xcffib.shm)
-        self._damages = self._extension(xcffib.damage)
+        self._subtract = PreparedRequest(
+            self._connection,
+            xcffib.damage,
+            lambda extension: extension.Subtract(self._damage, 0, 0),
+        )
         self._region = client_region(self._connection, self._window)
         # If nothing hid it, the copy of the screen is the game's present picture.
         self._look_again(trusted=not covered)
@@ -382,6 +429,7 @@ class X11Source(CaptureSource):
             self._visible = False  # unmapped or closed; an event will tell which
             return
         self._pixmap = pixmap
+        self._copies.clear()
         self._border = border.border_width
         size = Size(shape.width - 2 * self._border, shape.height - 2 * self._border)
         self._region = Region(self._region.left, self._region.top, *size)
@@ -395,7 +443,7 @@ class X11Source(CaptureSource):
 
     def _forget_damage(self) -> None:
         """Throw away damage up to now, reported or not, so that the next is the game's."""
-        self._damages.Subtract(self._damage, 0, 0)
+        self._subtract.send()
         self._sync()
         kept = []
         while True:
@@ -491,6 +539,7 @@ class X11Source(CaptureSource):
         for segment in self._segments.values():
             self._shm.Detach(segment)
         self._segments.clear()
+        self._copies.clear()
         self._ring = None
         self._ring_size = Size(0, 0)
 
@@ -498,16 +547,13 @@ class X11Source(CaptureSource):
         """Copy the pixmap into a buffer; None if it has just been replaced."""
         assert self._ring is not None
         lease = self._ring.take()
-        size = self._ring_size
         ready_ns, self._pending_ns = self._pending_ns, 0
+        copy = self._copies.get(id(lease.buffer)) or self._prepare_copy(lease.buffer)
         # In this order: what is drawn during the copy is reported as new damage.
-        self._damages.Subtract(self._damage, 0, 0)
-        reply = self._shm.GetImage(
-            self._pixmap, self._border, self._border, size.width, size.height, _ALL_PLANES,
-            xproto.ImageFormat.ZPixmap, self._segments[id(lease.buffer)], 0,
-        )  # fmt: skip
+        self._subtract.send()
+        sequence = copy.send()
         try:
-            reply.reply()
+            self._connection.wait_for_reply(sequence)
         except xcffib.ConnectionException:
             raise
         except xcffib.Error as error:
@@ -519,6 +565,20 @@ class X11Source(CaptureSource):
         frame = Frame(lease.buffer, self._sequence, ready_ns, captured_ns, self._region, lease)
         self._sequence += 1
         return frame
+
+    def _prepare_copy(self, buffer: Pixels) -> PreparedRequest:
+        """Pack the request that copies the present pixmap into a buffer of the present ring."""
+        size, border, segment = self._ring_size, self._border, self._segments[id(buffer)]
+        copy = PreparedRequest(
+            self._connection,
+            xcffib.shm,
+            lambda extension: extension.GetImage(
+                self._pixmap, border, border, size.width, size.height, _ALL_PLANES,
+                xproto.ImageFormat.ZPixmap, segment, 0,
+            ),
+        )  # fmt: skip
+        self._copies[id(buffer)] = copy
+        return copy
 
     def _follow(self) -> None:
         """Catch up with a window that changes while it is captured.
