@@ -27,6 +27,7 @@ import numpy as np
 
 from overlay.errors import (
     BackendUnavailable,
+    CaptureError,
     DisplayLost,
     OverlayError,
     PresentError,
@@ -58,7 +59,7 @@ _IWADS = ("freedoom1.wad", "freedoom2.wad")
 _IWAD_FOLDERS = ("/usr/share/games/doom", "/usr/local/share/games/doom", "/usr/share/doom")
 _XA_WINDOW = 33  # the predefined atom
 _HEADLESS_S = 12.0
-_START_S = 30.0
+_START_S = 120.0  # for each thing started; a cold, busy disk is slow
 _STOP_S = 15.0
 
 
@@ -159,15 +160,27 @@ def _play(
         log.info("press Ctrl+C here, or the overlay's quit hotkey, to end the demo")
     out = stack.enter_context((folder / "summary.json").open("wb"))
     overlay = _start(stack, [sys.executable, "-m", "overlay", "run", *argv], env, stdout=out)
+    _wait_for_frame(overlay, player, folder / "trace.csv")
     if headless:
         assert seconds is not None
-        _photograph(env, overlay, folder / "trace.csv", 0.75 * seconds, folder / "screenshot.png")
-        code = overlay.wait()
-    else:
-        code = _wait_for_player(overlay)
-    if code and player.poll() is not None:
-        log.error("the game ended by itself (exit code %d)", player.returncode)
-    return code
+        _photograph(env, overlay, 0.75 * seconds, folder / "screenshot.png")
+        return overlay.wait()
+    return _wait_for_player(overlay)
+
+
+def _wait_for_frame(
+    overlay: subprocess.Popen[bytes], player: subprocess.Popen[bytes], trace: Path
+) -> None:
+    """Wait until the overlay has shown a frame, or ended."""
+    while overlay.poll() is None:
+        if trace.exists() and b",presented," in trace.read_bytes():
+            return
+        if player.poll() is not None:
+            raise CaptureError(
+                f"the game ended by itself (exit code {player.returncode}) before it was seen; "
+                "run crispy-doom by hand to see why"
+            )
+        time.sleep(0.1)
 
 
 def _wait_for_player(overlay: subprocess.Popen[bytes]) -> int:
@@ -290,21 +303,12 @@ def _wait_for_manager(env: Mapping[str, str]) -> None:
 
 
 def _photograph(
-    env: Mapping[str, str],
-    overlay: subprocess.Popen[bytes],
-    trace: Path,
-    after_s: float,
-    picture: Path,
+    env: Mapping[str, str], overlay: subprocess.Popen[bytes], after_s: float, picture: Path
 ) -> None:
-    """Save a picture of the whole display, `after_s` after the overlay's first frame."""
+    """Save a picture of the whole display, with the overlay on it, `after_s` from now."""
     import mss
     import mss.tools
 
-    def presented() -> bool:
-        return trace.exists() and b",presented," in trace.read_bytes()
-
-    while overlay.poll() is None and not presented():
-        time.sleep(0.1)
     end = time.monotonic() + after_s
     while overlay.poll() is None and time.monotonic() < end:
         time.sleep(0.1)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from overlay import demo
-from overlay.errors import BackendUnavailable, OverlayError, SettingsError
+from overlay.errors import BackendUnavailable, CaptureError, OverlayError, SettingsError
 from overlay.frame import Size
 from tests.games import require
 
@@ -75,6 +75,28 @@ def test_a_flat_picture_is_blank_and_a_game_is_not() -> None:
     assert demo.is_blank(flat)
     noise = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     assert not demo.is_blank(noise)
+
+
+def test_a_game_that_ends_at_once_is_not_waited_for(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        overlay = demo._start(stack, ["sleep", "60"], os.environ)
+        player = demo._start(stack, ["sh", "-c", "exit 7"], os.environ)
+        began = time.monotonic()
+        with pytest.raises(CaptureError, match=r"ended by itself \(exit code 7\)"):
+            demo._wait_for_frame(overlay, player, tmp_path / "trace.csv")
+        assert time.monotonic() - began < 10
+    assert overlay.poll() == -signal.SIGTERM
+
+
+def test_the_first_frame_is_waited_for(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    with ExitStack() as stack:
+        command = f"echo '# header' > {trace}; sleep 1; echo '0,0,presented,' >> {trace}; sleep 60"
+        overlay = demo._start(stack, ["sh", "-c", command], os.environ)
+        player = demo._start(stack, ["sleep", "60"], os.environ)
+        demo._wait_for_frame(overlay, player, trace)
+        assert "presented" in trace.read_text()
+        assert overlay.poll() is None
 
 
 def leave_results(folder: Path, presented: int = 5) -> None:
