@@ -25,12 +25,20 @@ REGION = Region(10, 20, 8, 4)
 
 
 class ScriptedSource(CaptureSource):
-    """Plays a list: a number is a frame of that grey, None a quiet moment, an error is raised."""
+    """Plays a list: a number is a frame of that grey, an error is raised, None is a quiet moment,
+    and a region the same with a window that moved there."""
 
     name = "scripted"
 
-    def __init__(self, script: Iterable[int | Exception | None], period_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        script: Iterable[int | Exception | Region | None],
+        period_s: float = 0.0,
+        may_come: Callable[[int], bool] = lambda shown: True,
+    ) -> None:
+        """`may_come(n)`: whether the frame after the n-th may come now."""
         self._script = iter(script)
+        self._may_come = may_come
         self._period_s = period_s
         self.sequence = 0
         self.visible_now = True
@@ -38,9 +46,13 @@ class ScriptedSource(CaptureSource):
 
     def grab(self, timeout_s: float) -> Frame | None:
         time.sleep(self._period_s)
+        wait_for(lambda: self._may_come(self.sequence))
         step = next(self._script, SourceClosed("the script ended"))
         if isinstance(step, Exception):
             raise step
+        if isinstance(step, Region):
+            self.region_now = step
+            return None
         if step is None:
             return None
         self.sequence += 1
@@ -128,6 +140,7 @@ class FakePresenter(Presenter):
         self._delay_s = delay_s
         self._commands = commands or {}
         self.pictures: list[Picture] = []
+        self.latest = 0  # sequence of the picture shown last
         self.huds: list[HudView | None] = []
         self.places: list[tuple[Region, bool]] = []
         self.fails_at: tuple[int, Exception] | None = None
@@ -153,6 +166,7 @@ class FakePresenter(Presenter):
         begin = time.perf_counter_ns()
         time.sleep(self._delay_s)
         self.pictures.append(picture)
+        self.latest = picture.frame.sequence
         self.huds.append(hud)
         now = time.perf_counter_ns()
         return Shown(begin, now, now, now)
@@ -162,6 +176,9 @@ class FakePresenter(Presenter):
 
     def close(self) -> None:
         pass
+
+    def has_shown(self, sequence: int) -> bool:
+        return self.latest >= sequence
 
 
 def run(
@@ -187,7 +204,7 @@ def run(
 @pytest.mark.parametrize("inline", [True, False])
 def test_every_frame_of_a_slow_source_is_shown_in_order(inline: bool) -> None:
     presenter = FakePresenter()
-    source = ScriptedSource(range(1, 21), period_s=0.01)
+    source = ScriptedSource(range(1, 21), may_come=presenter.has_shown)
     counts, _, _ = run(source, FakeUpscaler(inline=inline), presenter)
     assert (counts.captured, counts.presented) == (20, 20)
     assert [int(p.pixels[0, 0, 0]) for p in presenter.pictures] == list(range(1, 21))
@@ -202,8 +219,8 @@ def test_stamps_are_in_frame_order() -> None:
 
 def test_an_unchanged_frame_is_a_duplicate_and_not_inferred() -> None:
     presenter = FakePresenter()
-    counts, recorder, _ = run(ScriptedSource([1, 1, 2, 2, 2, 1], 0.01), FakeUpscaler(), presenter)
-    assert (counts.presented, counts.duplicate) == (3, 3)
+    counts, recorder, _ = run(ScriptedSource([1, 1, 2, 2, 2, 1], 0.05), FakeUpscaler(), presenter)
+    assert (counts.presented + counts.superseded, counts.duplicate) == (3, 3)
     assert recorder.outcome(1) is Outcome.DUPLICATE
     assert recorder.outcome(5) is Outcome.PRESENTED
 
@@ -262,7 +279,9 @@ def test_the_frame_cap_presents_less_often() -> None:
 
 def test_a_lost_capture_comes_back_by_itself() -> None:
     script = [1, CaptureLost("resized"), CaptureLost("resized"), 2]
-    counts, _, _ = run(ScriptedSource(script, 0.01), FakeUpscaler(), FakePresenter())
+    presenter = FakePresenter()
+    source = ScriptedSource(script, 0.01, presenter.has_shown)
+    counts, _, _ = run(source, FakeUpscaler(), presenter)
     assert counts.presented == 2
 
 
@@ -280,7 +299,9 @@ def test_a_source_that_closes_before_any_frame_is_an_error() -> None:
 
 def test_one_failed_inference_costs_one_frame() -> None:
     upscaler = FakeUpscaler(fails_on=frozenset({3}))
-    counts, recorder, _ = run(ScriptedSource(range(1, 8), 0.01), upscaler, FakePresenter())
+    presenter = FakePresenter()
+    source = ScriptedSource(range(1, 8), 0.05, lambda n: presenter.has_shown(n - 1))
+    counts, recorder, _ = run(source, upscaler, presenter)
     assert (counts.failed, counts.presented) == (1, 6)
     assert recorder.outcome(2) is Outcome.FAILED
 
@@ -328,7 +349,7 @@ def test_an_upscaler_that_cannot_be_opened_leaves_the_old_one() -> None:
         raise EngineError("no such engine")
 
     counts, _, pipeline = run(
-        ScriptedSource(range(1, 31), 0.01), FakeUpscaler("a"), presenter,
+        ScriptedSource(range(1, 31), 0.0, presenter.has_shown), FakeUpscaler("a"), presenter,
         reopen=reopen, name="a", cycle=("a", "b"),
     )  # fmt: skip
     assert counts.presented == 30
@@ -336,15 +357,16 @@ def test_an_upscaler_that_cannot_be_opened_leaves_the_old_one() -> None:
 
 
 def test_default_chooses_again_after_a_resize() -> None:
-    source = ScriptedSource(range(1, 61), 0.01)
+    presenter = FakePresenter()
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
+    source = ScriptedSource(script, 0.005, presenter.has_shown)
     asked: list[Size] = []
 
     def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
         asked.append(size)
         return FakeUpscaler(name)
 
-    threading.Timer(0.2, lambda: setattr(source, "region_now", Region(0, 0, 6, 6))).start()
-    run(source, FakeUpscaler("x"), FakePresenter(), reopen=reopen, name="default")
+    run(source, FakeUpscaler("x"), presenter, reopen=reopen, name="default")
     assert asked == [Size(6, 6)]
 
 
@@ -375,7 +397,9 @@ def test_toggle_hides_and_stops_capturing_until_toggled_again() -> None:
 
 def test_holding_the_source_key_shows_the_source() -> None:
     presenter = FakePresenter(commands={5: Command("source", True), 15: Command("source", False)})
-    counts, _, _ = run(ScriptedSource(range(1, 41), 0.01), FakeUpscaler("net"), presenter)
+    counts, _, _ = run(
+        ScriptedSource(range(1, 41), 0.01, presenter.has_shown), FakeUpscaler("net"), presenter
+    )
     names = [p.model for p in presenter.pictures]
     assert names[0] == names[-1] == "net"
     assert 5 <= names.count("source") <= 20
@@ -409,8 +433,8 @@ def test_a_bug_in_a_stage_ends_the_run_and_is_told() -> None:
 
 def test_the_presenter_follows_the_window_without_frames() -> None:
     presenter = FakePresenter()
-    source = ScriptedSource([1, *[None] * 60], 0.01)
-    threading.Timer(0.2, lambda: setattr(source, "region_now", Region(50, 60, 8, 4))).start()
+    script = [1, None, Region(50, 60, 8, 4), *[None] * 40]
+    source = ScriptedSource(script, 0.01, presenter.has_shown)
     run(source, FakeUpscaler(), presenter)
     assert presenter.places == [(REGION, True), (Region(50, 60, 8, 4), True)]
 
