@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,11 +165,18 @@ class Session:
 
 
 def open_session(
-    stack: ExitStack, settings: Settings, window: Window | None, limits: Limits | None = None
+    stack: ExitStack,
+    settings: Settings,
+    window: Window | None,
+    limits: Limits | None = None,
+    tap: Callable[[CaptureSource], CaptureSource] | None = None,
 ) -> Session:
     """Open trace, source, presenter and upscaler, in this order, on `stack`.
 
     The trace comes first: a path that cannot be written ends the run before it changed anything.
+
+    Args:
+        tap: put around the source, to look at its frames.
     """
     limits = limits or Limits()
     cycle = _cycle(settings)
@@ -177,6 +185,7 @@ def open_session(
     facts: Metadata = {"application": "overlay", "vsync": settings.vsync}  # no window titles
     recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
     source = stack.enter_context(_open_source(settings, window))
+    source = tap(source) if tap else source
     presenter = stack.enter_context(
         open_presenter(
             look(settings), window, settings.hotkeys,

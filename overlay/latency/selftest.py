@@ -125,9 +125,9 @@ def measure(plan: Plan) -> Report:
         with open_desktop() as desktop:
             window = find(desktop, Query(id=int(source.ready["window"])))
         limits = Limits(seconds=WARM_UP_S + plan.seconds + _DRAIN_S)
-        session = open_session(stack, plan.settings, window, limits)
-        numbered = NumberedSource(session.source)
-        session.pipeline._source = numbered
+        session = open_session(stack, plan.settings, window, limits, NumberedSource)
+        numbered = session.source
+        assert isinstance(numbered, NumberedSource)
         picture = picture_region(session)
         arguments = ["--stamps", str(path), "--picture", str(picture)]
         probe = stack.enter_context(Child("overlay.latency.probe", arguments))
