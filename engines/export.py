@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,16 +40,18 @@ def onnx_model(weights: dict[str, Tensor], name: str) -> onnx.ModelProto:
     net = LumaNet(weights).eval()
     height = torch.export.Dim("height", min=8, max=8192)
     width = torch.export.Dim("width", min=8, max=8192)
-    program = torch.onnx.export(
-        net,
-        (torch.zeros(1, 24, 32, 4, dtype=torch.uint8),),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["bgra"],
-        output_names=["luma"],
-        dynamic_shapes={"bgra": {1: height, 2: width}},
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's, about torch itself
+        program = torch.onnx.export(
+            net,
+            (torch.zeros(1, 24, 32, 4, dtype=torch.uint8),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["bgra"],
+            output_names=["luma"],
+            dynamic_shapes={"bgra": {1: height, 2: width}},
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     return _tidied(model, name)

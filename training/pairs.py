@@ -87,6 +87,9 @@ class PairSampler:
         crop: side of the LR crop in pixels, without its margin.
         margin: LR pixels of context on each side that have no HR counterpart.
         seed: of the random choice; equal seeds give equal crops.
+        shares: how often each stack is chosen; None: as often as it has frames.
+    Raises:
+        ValueError: stacks that do not match.
     """
 
     def __init__(
@@ -96,12 +99,18 @@ class PairSampler:
         crop: int,
         margin: int,
         seed: int,
+        shares: Sequence[float] | None = None,
     ) -> None:
         for low, high in stacks:
             expected = (len(low), low.shape[1] * scale, low.shape[2] * scale)
             if high.shape != expected:
                 raise ValueError(f"HR frames are {high.shape}, expected {expected}")
         self._frames = [(low[i], high[i]) for low, high in stacks for i in range(len(low))]
+        self._limits: NDArray[np.float64] | None = None  # upper, of each frame, in 0..1
+        if shares is not None:
+            each = [share / len(low) for (low, _), share in zip(stacks, shares, strict=True)]
+            counts = [len(low) for low, _ in stacks]
+            self._limits = np.cumsum(np.repeat(each, counts)) / sum(shares)
         self._scale, self._crop, self._margin = scale, crop, margin
         self._dice = np.random.default_rng(seed)
 
@@ -113,8 +122,13 @@ class PairSampler:
         crops = [self._one() for _ in range(size)]
         return Batch(np.stack([low for low, _ in crops]), np.stack([high for _, high in crops]))
 
+    def _frame(self) -> int:
+        if self._limits is None:
+            return int(self._dice.integers(len(self._frames)))
+        return min(int(np.searchsorted(self._limits, self._dice.random())), len(self) - 1)
+
     def _one(self) -> tuple[Image, Image]:
-        low, high = self._frames[self._dice.integers(len(self._frames))]
+        low, high = self._frames[self._frame()]
         s, m, side = self._scale, self._margin, self._crop
         top = int(self._dice.integers(m, low.shape[0] - side - m + 1))
         left = int(self._dice.integers(m, low.shape[1] - side - m + 1))

@@ -119,6 +119,24 @@ class TrainableLumaNet(nn.Module):
             x = F.relu(layer(x))
         return F.pixel_shuffle(self.layers[-1](x), self.scale)
 
+    def restart(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the net that `folded` gave these weights, with the learned part at nothing.
+
+        Raises:
+            ValueError: the weights are of another shape.
+        """
+        kernels, biases = _checked(weights)
+        if [k.shape for k in kernels] != [k.shape for k in self._kernels()]:
+            raise ValueError("the weights to start from are of another scale, width or depth")
+        for layer, kernel, bias in zip(self.layers, kernels, biases, strict=True):
+            assert isinstance(layer, CollapsibleConv)
+            layer.anchor.copy_(kernel)
+            layer.project.data.zero_()
+            layer.bias.data.copy_(bias)
+
+    def _kernels(self) -> list[Tensor]:
+        return [layer.kernel() for layer in self.layers if isinstance(layer, CollapsibleConv)]
+
     def folded(self) -> dict[str, Tensor]:
         """Collapse to the shipped weights: `conv<i>.weight` and `conv<i>.bias`, float32."""
         weights: dict[str, Tensor] = {}

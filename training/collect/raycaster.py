@@ -65,8 +65,8 @@ def texture(dice: np.random.Generator) -> Texture:
     if dice.random() < 0.7:
         shade = shade * tiles(dice) * dice.uniform(0.7, 1.1)
     shades = int(dice.integers(4, 24))
-    shade = np.rint(np.clip(shade, 0, 1) * shades) / shades
-    colours = dark + (bright - dark) * shade[..., None]
+    stepped = np.rint(np.clip(shade, 0, 1) * shades) / shades
+    colours = dark + (bright - dark) * stepped[..., None]
     if dice.random() < 0.3:  # a second material in blobs
         mask = noise(dice, 4) > dice.uniform(0.5, 0.8)
         colours[mask] = colours[mask] * dice.uniform(0.3, 1.2, 3)
