@@ -78,6 +78,15 @@ def run(presenter: GlfwPresenter, until: Any, timeout_s: float = 5.0) -> bool:
     return True
 
 
+def commands(presenter: GlfwPresenter, count: int) -> list[Command]:
+    """Turn the presenter's loop until `count` commands came out of it."""
+    got: list[Command] = []
+    deadline = time.monotonic() + 5
+    while len(got) < count and time.monotonic() < deadline:
+        got += presenter.wait(0.05)
+    return got
+
+
 def turn(presenter: GlfwPresenter, seconds: float) -> None:
     """Turn the presenter's loop for a while."""
     end = time.monotonic() + seconds
@@ -428,13 +437,10 @@ def test_hotkeys_come_out_of_wait(display: str) -> None:
             presenter.follow(region, True)
             presenter.show(plain(region), None)
             player.move_to(region.left + 9, region.top + 9)
-            got: list[Command] = []
 
             def press(*keys: str) -> list[Command]:
-                got.clear()
                 player.tap(*keys)
-                run(presenter, lambda: got.extend(presenter.wait(0.05)) or got, 3)
-                return got
+                return commands(presenter, 1)
 
             assert press("f9") == [Command("hud")]
             # The pointer hotkey is obeyed by the presenter itself.
@@ -487,12 +493,14 @@ def test_window_mode_is_an_ordinary_window(managed: str) -> None:
         assert attributes(player, presenter.window_id).override_redirect == 0
         player.activate(presenter.window_id)
         assert run(presenter, lambda: player.focused == presenter.window_id)
-        got: list[Command] = []
         player.tap("h")
         player.down("c")
         player.up("c")
-        run(presenter, lambda: got.extend(presenter.wait(0.05)) or len(got) >= 3)
-        assert got == [Command("hud"), Command("source"), Command("source", pressed=False)]
+        assert commands(presenter, 3) == [
+            Command("hud"),
+            Command("source"),
+            Command("source", pressed=False),
+        ]
 
         values = [640, 480]
         player.core.ConfigureWindow(presenter.window_id, 4 | 8, values)
@@ -511,9 +519,7 @@ def test_window_mode_is_an_ordinary_window(managed: str) -> None:
         )
         player.core.SendEvent(False, presenter.window_id, 0, event.pack())
         player.connection.flush()
-        got.clear()
-        run(presenter, lambda: got.extend(presenter.wait(0.05)) or got)
-        assert got == [Command("quit")]
+        assert commands(presenter, 1) == [Command("quit")]
 
 
 def test_fullscreen_covers_the_monitor(managed: str) -> None:
@@ -524,10 +530,8 @@ def test_fullscreen_covers_the_monitor(managed: str) -> None:
         assert run(presenter, lambda: (screen(Region(0, 0, 1920, 1080)) == (0, 255, 0)).all())
         player.activate(presenter.window_id)
         assert run(presenter, lambda: player.focused == presenter.window_id)
-        got: list[Command] = []
         player.tap("escape")
-        run(presenter, lambda: got.extend(presenter.wait(0.05)) or got)
-        assert got == [Command("quit")]
+        assert commands(presenter, 1) == [Command("quit")]
 
 
 def test_keys_of_the_own_window() -> None:
