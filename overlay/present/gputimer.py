@@ -6,6 +6,7 @@ Belongs to the thread that owns the GL context.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections import deque
 
 import numpy as np
@@ -18,8 +19,9 @@ class GpuTimer:
 
     def __init__(self, depth: int = 4) -> None:
         self._idle = deque(int(np.ravel(GL.glGenQueries(1))[0]) for _ in range(depth))
-        self._running: deque[int] = deque()
+        self._running: deque[tuple[int, int]] = deque()  # query, host time of its begin
         self._current = 0
+        self._begun_ns = 0
         #: The latest result in ns; 0 until there is one.
         self.latest_ns = 0
 
@@ -29,23 +31,27 @@ class GpuTimer:
         while self._running:
             ready = ctypes.c_uint32()
             GL.glGetQueryObjectuiv(
-                self._running[0], GL.GL_QUERY_RESULT_AVAILABLE, ctypes.byref(ready)
+                self._running[0][0], GL.GL_QUERY_RESULT_AVAILABLE, ctypes.byref(ready)
             )
             if not ready.value:
                 break
-            GL.glGetQueryObjectui64v(self._running[0], GL.GL_QUERY_RESULT, ctypes.byref(value))
-            self.latest_ns = int(value.value)
-            self._idle.append(self._running.popleft())
+            query, begun_ns = self._running.popleft()
+            GL.glGetQueryObjectui64v(query, GL.GL_QUERY_RESULT, ctypes.byref(value))
+            # llvmpipe gives the time since boot for a query it never began.
+            if value.value <= time.perf_counter_ns() - begun_ns:
+                self.latest_ns = int(value.value)
+            self._idle.append(query)
         self._current = self._idle.popleft() if self._idle else 0
         if self._current:
+            self._begun_ns = time.perf_counter_ns()
             GL.glBeginQuery(GL.GL_TIME_ELAPSED, self._current)
 
     def end(self) -> None:
         """End the query that `begin` started."""
         if self._current:
             GL.glEndQuery(GL.GL_TIME_ELAPSED)
-            self._running.append(self._current)
+            self._running.append((self._current, self._begun_ns))
 
     def delete(self) -> None:
-        queries = [*self._idle, *self._running]
+        queries = [*self._idle, *(query for query, _ in self._running)]
         GL.glDeleteQueries(len(queries), queries)

@@ -123,7 +123,6 @@ class OffscreenPresenter(Presenter):
             picture,
             hud,
             fit=self._look.fit,
-            filter=self._look.filter,
             cursor=cursor,
             source_only=source_only,
         )
