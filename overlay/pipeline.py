@@ -121,6 +121,7 @@ class Pipeline:
         # Below: owned by the main thread.
         self._shown: Picture | None = None
         self._source_only = False
+        self._plain: Picture | None = None  # the source of the shown picture, for `_visible`
         self._hud_view: HudView | None = None
         self._hud_at = 0.0
         self._due = 0.0  # next swap allowed by the frame cap
@@ -250,8 +251,10 @@ class Pipeline:
         """Give what is to be seen: the picture, or its plain source while that key is held."""
         if not self._source_only:
             return picture
-        frame = picture.frame
-        return Picture(frame, "source", frame.pixels, 1, "source", "opengl", "bilinear")
+        if self._plain is None or self._plain.frame is not picture.frame:
+            frame = picture.frame
+            self._plain = Picture(frame, "source", frame.pixels, 1, "source", "opengl", "bilinear")
+        return self._plain
 
     def _refresh_hud(self, now: float) -> bool:
         if self._hud is None or self._shown is None or now - self._hud_at < _HUD_S:
