@@ -246,7 +246,8 @@ class Overlay:
             env[f"XDG_{name}"] = str(folder)
         if marker:
             env["MARKER"] = "1"
-        command = [sys.executable, str(Path(__file__).with_name("spied.py")), str(folder), "run"]
+        command = [sys.executable, "-X", "faulthandler"]
+        command += [str(Path(__file__).with_name("spied.py")), str(folder), "run"]
         command += ["--id", str(window), "--scale", "2", "--json", "--trace", str(self._trace)]
         command += ["--screenshots", str(self.screenshots), *options]
         self.process = subprocess.Popen(
@@ -259,6 +260,10 @@ class Overlay:
         )
         try:
             wait_for("the overlay shows its first frame", self._is_up)
+        except AssertionError as exc:
+            exc.add_note(self._state())
+            self.kill()
+            raise
         except BaseException:
             self.kill()
             raise
@@ -273,6 +278,18 @@ class Overlay:
         if window is None or not self.screen.viewable(window) or not self.captured.notes():
             return False
         return b",presented," in self._trace.read_bytes()
+
+    def _state(self) -> str:
+        window = self.screen.overlay_window()
+        shown = window is not None and self.screen.viewable(window)
+        code = self.process.poll()
+        if code is None:  # where it hangs: faulthandler tells on stderr
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+        return (
+            f"exit status {code}, window {window} (viewable: {shown}), "
+            f"captured {self.captured.notes()[-3:]}, said: {self.errors}"
+        )
 
     @property
     def errors(self) -> str:

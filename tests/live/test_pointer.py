@@ -161,7 +161,7 @@ def test_the_pointer_is_free_by_hotkey_and_while_another_window_has_the_focus(
     ):
         screen.play(game.window_id)
         wait_for("the pointer is confined", lambda: is_confined(screen, where))
-        assert seen_pointer(overlay) is not None
+        wait_for("a cursor is drawn", lambda: seen_pointer(overlay) is not None)
 
         screen.tap("ctrl", "alt", "m")
         wait_for("the key frees the pointer", lambda: is_free(screen))
