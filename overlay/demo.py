@@ -253,7 +253,8 @@ def _start_display(stack: ExitStack, env: Mapping[str, str], size: Size) -> dict
         raise PresentError("Xvfb did not start; run `Xvfb :99` by hand to see why")
     env = {**env, "DISPLAY": f":{number}", "XDG_SESSION_TYPE": "x11"}
     _start(stack, ["openbox", "--sm-disable"], env, stderr=subprocess.DEVNULL)
-    _wait_for_manager(env)
+    if not wait_for_manager(env["DISPLAY"]):
+        raise PresentError("openbox did not come up; run it by hand to see why")
     return env
 
 
@@ -278,28 +279,44 @@ def _start_game(
     return _start(stack, argv, env, stderr=subprocess.DEVNULL)
 
 
-def _wait_for_manager(env: Mapping[str, str]) -> None:
-    """Wait until a window manager has announced itself; go on without one if none does."""
+def wait_for_manager(display: str, timeout_s: float = _START_S) -> bool:
+    """Wait until the window manager of `display` manages windows; whether it does in time.
+
+    Its announcement (_NET_SUPPORTING_WM_CHECK) is not enough: openbox announces itself before it
+    has read its files, and a window that asks to be mapped meanwhile may wait for ever. So a
+    window of ours asks, again and again, until it is mapped.
+    """
     import xcffib
-    import xcffib.xproto  # it registers the core protocol
+    import xcffib.xproto as xproto  # it registers the core protocol
 
     connect: Any = xcffib.connect
     try:
-        connection = connect(display=env["DISPLAY"])
+        connection = connect(display=display)
     except xcffib.ConnectionException as exc:
-        raise DisplayLost(f"cannot connect to the display {env['DISPLAY']}") from exc
-    core, root = connection.core, connection.get_setup().roots[0].root
-    end = time.monotonic() + _START_S
+        raise DisplayLost(f"cannot connect to the display {display}") from exc
+    core, screen = connection.core, connection.get_setup().roots[0]
+    end = time.monotonic() + timeout_s
     try:
         name = "_NET_SUPPORTING_WM_CHECK"
         atom = core.InternAtom(False, len(name), name).reply().atom
-        while time.monotonic() < end:
-            if core.GetProperty(False, root, atom, _XA_WINDOW, 0, 1).reply().value_len:
-                return
+        while not core.GetProperty(False, screen.root, atom, _XA_WINDOW, 0, 1).reply().value_len:
+            if time.monotonic() > end:
+                return False
             time.sleep(0.05)
+        window = connection.generate_id()
+        place = (screen.root_depth, window, screen.root, 0, 0, 1, 1, 0)
+        core.CreateWindow(*place, xproto.WindowClass.InputOutput, screen.root_visual, 0, [])
+        mapped = xproto.MapState.Viewable
+        while time.monotonic() < end:
+            core.UnmapWindow(window)
+            core.MapWindow(window)
+            for _ in range(10):
+                time.sleep(0.05)
+                if core.GetWindowAttributes(window).reply().map_state == mapped:
+                    return True
+        return False
     finally:
-        connection.disconnect()
-    log.warning("openbox did not come up; going on without a window manager")
+        connection.disconnect()  # takes the window with it
 
 
 def _photograph(

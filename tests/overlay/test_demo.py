@@ -10,6 +10,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ import pytest
 from overlay import demo
 from overlay.errors import BackendUnavailable, CaptureError, OverlayError, SettingsError
 from overlay.frame import Size
+from tests.conftest import xvfb
 from tests.games import require
 
 
@@ -62,6 +64,21 @@ def test_without_its_data_it_names_freedoom(
 def test_without_a_display_and_xvfb_it_names_the_package() -> None:
     with ExitStack() as stack, pytest.raises(BackendUnavailable, match=r"apt-get install .*xvfb"):
         demo._start_display(stack, {}, Size(640, 480))
+
+
+@pytest.mark.display
+def test_a_window_manager_counts_only_once_it_maps_windows() -> None:
+    openbox = require("openbox", "openbox")
+    with xvfb("320x240x24") as display, ExitStack() as stack:
+        assert not demo.wait_for_manager(display, 0.3)
+        process = demo._start(stack, [openbox], {**os.environ, "DISPLAY": display})
+        assert demo.wait_for_manager(display, 30)
+        process.send_signal(signal.SIGSTOP)  # it has announced itself, and does nothing
+        assert not demo.wait_for_manager(display, 1)
+        waking = threading.Timer(1, process.send_signal, [signal.SIGCONT])
+        waking.start()
+        assert demo.wait_for_manager(display, 30)
+        waking.join()
 
 
 def test_elsewhere_than_on_linux_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
