@@ -75,7 +75,8 @@ def test_the_overlay_covers_the_game_and_never_captures_itself(
         frames = len(captured.notes())
         still = open_help(overlay)
         assert not still & {note.checksum for note in captured.notes()[:frames]}
-        screen.move_to(10, 30)  # the drawn pointer lies on the marker now
+        game = screen.region(doom.window_id)
+        screen.move_to(game.left + 8, game.top + 8)  # the drawn pointer lies on the marker now
         if model == "bilinear":
             assert_shows_game(overlay)
         screen.tap("escape")
