@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -181,7 +182,8 @@ def open_session(
     limits = limits or Limits()
     cycle = _cycle(settings)
     if window is not None:
-        stack.enter_context(WindowLock(f"window-{window.id}"))
+        # Window ids are unique on one display only.
+        stack.enter_context(WindowLock(f"{os.environ.get('DISPLAY', '')}-window-{window.id}"))
     facts: Metadata = {"application": "overlay", "vsync": settings.vsync}  # no window titles
     recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
     source = stack.enter_context(_open_source(settings, window))
