@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ from overlay.settings import suggestion
 
 log = logging.getLogger(__name__)
 
-INSTALL_CPU = 'pip install "sr-overlay[cpu]"'
+# `import openvino` reports itself to its maker through this package, under an id that it keeps
+# in the home folder; where the package cannot be imported it does not.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+INSTALL_CPU = 'pip install "sr-overlay[cpu]" (from a clone: pip install ".[cpu]")'
 
 #: Names of the back ends on the command line.
 BACKENDS = ("auto", "openvino", "cpu", "opengl", "resize")

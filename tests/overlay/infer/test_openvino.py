@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -252,3 +255,12 @@ def test_many_frames_do_not_grow_the_heap() -> None:
 def finish_without_copy(upscaler: Upscaler, given: Frame) -> None:
     upscaler.submit(given)
     assert upscaler.poll(5) is not None
+
+
+def test_importing_it_reports_nothing_to_anybody(tmp_path: Path) -> None:
+    """OpenVINO's own telemetry would leave its client id in the home folder."""
+    code = "import overlay.infer.openvino as o; print(o.ov.get_version())"
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+    assert done.stdout
+    assert list(tmp_path.iterdir()) == []
