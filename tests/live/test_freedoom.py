@@ -11,7 +11,6 @@ import pytest
 
 from tests.games import RunningGame, crispy_doom
 from tests.live.helpers import (
-    ROOT,
     Overlay,
     Screen,
     assert_covered,
@@ -26,8 +25,6 @@ from tests.live.helpers import (
 from tests.live.spied import MARKER_PX
 
 pytestmark = [pytest.mark.game, pytest.mark.slow, pytest.mark.timeout(300)]
-
-_NETS = list((ROOT / "engines" / "weights").glob("default-x2*.onnx"))
 
 
 @pytest.fixture
@@ -51,15 +48,7 @@ def open_help(overlay: Overlay) -> set[int]:
     return overlay.captured.wait_still()
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        "bilinear",
-        pytest.param(
-            "default-x2", marks=pytest.mark.skipif(not _NETS, reason="no net was trained yet")
-        ),
-    ],
-)
+@pytest.mark.parametrize("model", ["bilinear", "default-x2"])
 def test_the_overlay_covers_the_game_and_never_captures_itself(
     screen: Screen, doom: RunningGame, tmp_path: Path, model: str
 ) -> None:
