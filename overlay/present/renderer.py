@@ -199,6 +199,9 @@ class Renderer:
         """Free everything; the context must still be current; idempotent."""
         if not self._vao:
             return
+        # Mesa's software rasteriser frees a timer query with the context while its threads may
+        # still write to it: the heap is corrupted, and the process ends some time later.
+        GL.glFinish()
         for texture in self._textures.values():
             texture.delete()
         self._textures.clear()
