@@ -227,10 +227,8 @@ def _stages(figures: HudFigures) -> list[_Line]:
     for start in range(0, len(figures.stage_ms), 4):
         spans = [_label("stages" if start == 0 else "")]
         for name, ms in figures.stage_ms[start : start + 4]:
-            spans.append(
-                Span(_number(ms, 6 if len(spans) == 1 else 5), time_colour(ms, figures.budget_ms))
-            )
-            spans.append(Span(f" {_short(name, 8):<8}", "grey"))
+            spans.append(Span(f"{_short(name, 7):<8}", "grey"))
+            spans.append(Span(f"{_number(ms, 0):<6}", time_colour(ms, figures.budget_ms)))
         lines.append(tuple(spans))
     return lines
 

@@ -1,4 +1,4 @@
-"""Where log lines go: warnings to the terminal, everything to a rotating file."""
+"""Where log lines go: what a player should know to the terminal, everything to a rotating file."""
 
 from __future__ import annotations
 

@@ -152,11 +152,15 @@ def _text(text: str, paint: tuple[float, float, float], x: int, y: int, cell: Si
 
 
 def _sparkline(hud: HudView, left: int, top: int, width: int, height: int) -> Boxes:
-    """One bar per frame time, the latest at the right; twice the budget is the full height."""
+    """One bar per frame time, the latest at the right, and a rule at the budget.
+
+    The full height is twice the budget, or twice the median where frames take longer.
+    """
     times = np.array(hud.sparkline[-(width // 2) :], np.float32)
     slots = max(60, len(times))
     edges = left + np.round(np.arange(slots - len(times), slots + 1) * (width / slots))
-    tall = np.clip(np.round(times / (2 * hud.budget_ms) * height), 1, height)
+    full_ms = 2 * max(hud.budget_ms, float(np.median(times)) if len(times) else 0.0)
+    tall = np.clip(np.round(times / full_ms * height), 1, height)
     rows = np.empty((len(times) + 1, 9), np.float32)
     rows[:-1, 0] = edges[:-1]
     rows[:-1, 1] = top + height - tall
@@ -165,7 +169,8 @@ def _sparkline(hud: HudView, left: int, top: int, width: int, height: int) -> Bo
     rows[:-1, 4:7] = [COLOURS[interval_colour(float(t), hud.budget_ms)] for t in times]
     rows[:-1, 7] = 0.9
     rows[:, 8] = -1
-    rows[-1, :8] = (left, top + height // 2, width, max(1, height // 40), *_RULE)
+    rule = top + height - round(hud.budget_ms / full_ms * height)
+    rows[-1, :8] = (left, rule, width, max(1, height // 40), *_RULE)
     return rows
 
 

@@ -85,7 +85,7 @@ def test_spans_follow_one_another_in_their_colours():
 
 
 def test_sparkline_bars():
-    hud = view("x" * 40, sparkline=(10.0, 12.0, 30.0, 500.0), budget_ms=10.0)
+    hud = view("x" * 40, sparkline=(10.0, 10.0, 10.0, 10.0, 12.0, 30.0, 500.0), budget_ms=10.0)
     bars = boxes(hud, SURFACE)[-5:-1]
     rule = boxes(hud, SURFACE)[-1]
     strip = 2 * Metrics.of(SURFACE).cell.height
@@ -96,6 +96,16 @@ def test_sparkline_bars():
     assert len(set(bars[:, 1] + bars[:, 3])) == 1  # they stand on one line
     assert (np.diff(bars[:, 0]) > 0).all()  # the latest at the right
     assert bars[0, 1] == rule[1]  # a bar of the budget ends at the rule
+
+
+def test_sparkline_of_slow_frames_is_no_solid_block():
+    hud = view("x" * 40, sparkline=(50.0, 60.0, 70.0), budget_ms=10.0)
+    *bars, rule = boxes(hud, SURFACE)[-4:]
+    heights = [bar[3] for bar in bars]
+    strip = 2 * Metrics.of(SURFACE).cell.height
+    assert heights == sorted(set(heights))
+    assert heights[-1] < strip
+    assert rule[1] > bars[0][1]  # the budget is far below them
 
 
 def test_sparkline_shows_the_latest_where_not_all_fit():
