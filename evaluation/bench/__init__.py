@@ -165,7 +165,7 @@ def measure(plan: Wanted, arguments: argparse.Namespace) -> Result:
         with ExitStack() as stack:
             presenter = stack.enter_context(OffscreenPresenter())
             renderer = presenter.device
-            opened, left_out = cases.open_cases(stack, plan)
+            opened, left_out = cases.open_cases(stack, plan, presenter.software)
             samples = rounds.measure(
                 opened, by_size, presenter, arguments.frames,
                 quiet_wait_s=arguments.quiet_wait, progress=_progress,

@@ -71,12 +71,20 @@ class Case:
     Attributes:
         kind: "net", "shader" (in the presenter) or "cv2".
         input, output: sizes in pixels.
+        merged: the net's luma is joined with the chroma on the host, as `overlay run` does
+            where OpenGL runs on the CPU.
     """
 
     kind: Kind
     upscaler: Upscaler
     input: Size
     output: Size
+    merged: bool = False
+
+    @property
+    def backend(self) -> str:
+        """The back end's name, and what it was told beside."""
+        return f"{self.upscaler.backend}, merged" if self.merged else self.upscaler.backend
 
     def upscale(self, frame: Frame) -> Picture:
         """Give the picture of a frame; returns when it is finished (a shader has not begun)."""
@@ -125,9 +133,14 @@ class Wanted:
         ]
 
 
-def open_cases(stack: ExitStack, wanted: Wanted) -> tuple[list[Case], list[LeftOut]]:
+def open_cases(
+    stack: ExitStack, wanted: Wanted, software_gl: bool
+) -> tuple[list[Case], list[LeftOut]]:
     """Open every upscaler on `stack`, warmed up.
 
+    Args:
+        software_gl: OpenGL runs on the CPU: measure nets in both forms, luma merged with chroma
+            by the shader, and on the host.
     Raises:
         SettingsError: an unknown name, or nothing is left to measure.
         BackendUnavailable, EngineError: a model that was asked for by name cannot run.
@@ -141,14 +154,22 @@ def open_cases(stack: ExitStack, wanted: Wanted) -> tuple[list[Case], list[LeftO
             if zoo.spec(name).scale != scale or name in left_out:
                 continue
             try:
-                upscaler = open_upscaler(name, source=size, output=output, threads=wanted.threads)
+                opened = [
+                    (merged, open_upscaler(
+                        name, source=size, output=output, threads=wanted.threads,
+                        software_gl=merged,
+                    ))
+                    for merged in ((False, True) if software_gl else (False,))
+                ]  # fmt: skip
             except (BackendUnavailable, EngineError) as exc:
                 if wanted.models:
                     raise
                 log.warning("leaving out %s: %s", name, exc)
                 left_out[name] = LeftOut(name, str(exc))
                 continue
-            cases.append(Case("net", stack.enter_context(upscaler), size, output))
+            for merged, upscaler in opened:
+                stack.enter_context(upscaler)
+                cases.append(Case("net", upscaler, size, output, merged))
         for name in shaders:
             shader = open_upscaler(name, source=size, output=output)
             cases.append(Case("shader", stack.enter_context(shader), size, output))
