@@ -92,7 +92,7 @@ def row(case: Case, samples: Samples, renderer: str) -> Row:
     return Row(
         kind=case.kind,
         model=upscaler.model,
-        backend=upscaler.backend,
+        backend=case.backend,
         device=renderer if shader else upscaler.device,
         scale=case.output.width // case.input.width,
         input=case.input,
