@@ -55,11 +55,14 @@ class Limits:
         frames: stop after so many captured frames.
         seconds: stop after so long.
         fps_cap: present at most so often.
+        capture_cap: capture at most so often. A game that draws hundreds of frames a second
+            would have most of them copied for nothing, on cores it could use itself.
     """
 
     frames: int | None = None
     seconds: float | None = None
     fps_cap: float | None = None
+    capture_cap: float | None = None
 
 
 def retry_wait_s(attempt: int) -> float:
@@ -349,9 +352,13 @@ class Pipeline:
     def _capture_frames(self) -> None:
         previous: Frame | None = None
         attempt = 0
+        period_s = 1 / self._limits.capture_cap if self._limits.capture_cap else 0.0
+        due = 0.0  # the next capture, by the cap
         state: tuple[object, ...] = ()
         while not self._stop.is_set() and self._captured != self._limits.frames:
             self._resume.wait()
+            if (early_s := due - time.monotonic()) > 0:
+                self._stop.wait(early_s)
             try:
                 frame = self._source.grab(_TICK_S)
                 attempt = 0
@@ -366,6 +373,7 @@ class Pipeline:
             if frame is None or self._stop.is_set():
                 continue
             self._captured += 1
+            due = time.monotonic() + period_s
             frame.id = self._trace.begin(frame)
             if previous is not None and same_pixels(frame.pixels, previous.pixels):
                 self._trace.end(frame.id, Outcome.DUPLICATE, "capture")

@@ -209,7 +209,10 @@ def open_session(
     controls = _controls(stack, settings, recorder, presenter)
     pipeline = Pipeline(
         source, upscaler, presenter, recorder,
-        limits=Limits(limits.frames, limits.seconds, settings.fps_cap),
+        limits=Limits(
+            limits.frames, limits.seconds, settings.fps_cap,
+            settings.capture_cap if window is not None else None,
+        ),
         reopen=reopen, name=settings.model, cycle=cycle,
         hud=controls.hud, on_command=controls.obey,
     )  # fmt: skip

@@ -139,6 +139,10 @@ class Settings:
     rate: float | None = _option(
         60.0, "rate of replay and mss in Hz, or max", parse_rate, group="source", metavar="HZ"
     )
+    capture_cap: float = _option(
+        240.0, "capture a window at most this often", _number(1, 10000), group="source",
+        metavar="HZ",
+    )  # fmt: skip
     once: bool = _option(False, "play a replay once instead of looping", group="source")
 
     model: str = _option(

@@ -277,6 +277,16 @@ def test_the_frame_cap_presents_less_often() -> None:
     assert counts.superseded == 100 - counts.presented
 
 
+def test_the_capture_cap_leaves_frames_of_a_fast_game_alone() -> None:
+    source = ScriptedSource(range(1, 10**6))
+    counts, recorder, _ = run(
+        source, FakeUpscaler(inline=True), FakePresenter(),
+        limits=Limits(seconds=0.5, capture_cap=50),
+    )  # fmt: skip
+    assert 5 <= counts.captured <= 26
+    assert recorder.outcome(0) is Outcome.PRESENTED
+
+
 def test_a_lost_capture_comes_back_by_itself() -> None:
     script = [1, CaptureLost("resized"), CaptureLost("resized"), 2]
     presenter = FakePresenter()
