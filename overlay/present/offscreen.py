@@ -18,6 +18,7 @@ from overlay.present.egl import EglContext
 from overlay.present.fit import place
 from overlay.present.gl import GL, INSTALL_HINT
 from overlay.present.hidden import HiddenWindow
+from overlay.present.placement import DEFAULT_SCALE
 from overlay.present.renderer import CursorSprite, Renderer
 from overlay.present.texture import Texture
 
@@ -40,8 +41,8 @@ def open_context() -> EglContext | HiddenWindow:
 class OffscreenPresenter(Presenter):
     """Draws with the same renderer as a window, into a texture.
 
-    The surface has the size of `look.size`, else of the source times `look.scale`, else of
-    the source times the picture's own scale.
+    The surface has the size of `look.size`, else of the source times `look.scale`, else of the
+    last net's picture, else of twice the source.
 
     Args:
         look: how to show; `mode`, `monitor`, `vsync` and `pointer` mean nothing here.
@@ -55,7 +56,7 @@ class OffscreenPresenter(Presenter):
 
     def __init__(self, look: Look | None = None) -> None:
         self._look = look or Look()
-        self._scale = 1  # of the last picture
+        self._scale: float = DEFAULT_SCALE  # of the last net's pictures
         self._wake = threading.Event()
         self._commands: list[Command] = []
         self._context: EglContext | HiddenWindow | None = open_context()
@@ -117,7 +118,8 @@ class OffscreenPresenter(Presenter):
         source_only: bool = False,
     ) -> Shown:
         begin_ns = time.perf_counter_ns()
-        self._scale = picture.scale
+        if picture.kind != "source":
+            self._scale = picture.scale
         self._resize(self._surface_size(picture.frame.size))
         times = self._renderer.draw(
             picture,
