@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import platformdirs
 
+from overlay.closing import Closing
 from overlay.errors import SettingsError
 
 
-class WindowLock:
+class WindowLock(Closing):
     """Held while an overlay runs over a window.
 
     Args:
@@ -46,17 +46,6 @@ class WindowLock:
     def close(self) -> None:
         """Give the lock back; idempotent."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 if sys.platform == "win32":

@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
-from types import TracebackType
 from typing import NamedTuple, Self
 
+from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Frame, Region, Size
 from overlay.window import Window, require_x_display
@@ -28,7 +28,7 @@ _LIBRARIES = {"x11": "xcffib", "wgc": "windows-capture", "dxcam": "dxcam", "mss"
 _WINDOWS_1903 = 18362  # build number of the first Windows that captures windows by handle
 
 
-class CaptureSource(ABC):
+class CaptureSource(Closing):
     """Frames of one window, region or recording.
 
     `grab` is called on one thread, the capture thread; the properties and `close` may be used
@@ -67,17 +67,6 @@ class CaptureSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop capturing, make a waiting `grab` return soon, and free everything; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Candidate(NamedTuple):

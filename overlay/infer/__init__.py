@@ -15,13 +15,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from engines.errors import UnknownModel
 from engines.spec import ModelSpec
+from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Frame, Picture, Region, Size
 from overlay.settings import suggestion
@@ -50,7 +50,7 @@ BUDGET_MS = 1000 / 30
 SHADERS = ("nearest", "bilinear", "bicubic", "mitchell", "lanczos", "fsr1")
 
 
-class Upscaler(ABC):
+class Upscaler(Closing):
     """Frames in, pictures out, asynchronously.
 
     All methods are called on one thread (the infer thread; the capture thread if `inline`).
@@ -99,19 +99,8 @@ class Upscaler(ABC):
     def in_flight(self) -> int:
         """How many frames were submitted and not yet given back by `poll`."""
 
-    def close(self) -> None:  # noqa: B027 - most back ends have something to free, not all
+    def close(self) -> None:
         """Free everything; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

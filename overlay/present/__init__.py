@@ -9,9 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, Self
 
+from overlay.closing import Closing
 from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.window import Window
@@ -88,7 +88,7 @@ class Shown:
     gpu_ns: int = 0
 
 
-class Presenter(ABC):
+class Presenter(Closing):
     """Shows pictures with the HUD. All methods but `wake` belong to the main thread."""
 
     #: The back end's name on the command line.
@@ -137,17 +137,6 @@ class Presenter(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the pointer, the keys, the GL and the window, in this order; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_presenter(

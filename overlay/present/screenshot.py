@@ -9,12 +9,11 @@ import queue
 import threading
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
 
+from overlay.closing import Closing
 from overlay.errors import PresentError
 from overlay.frame import Pixels
 
@@ -51,7 +50,7 @@ def save_png(path: Path, pixels: Pixels) -> None:
         ) from exc
 
 
-class ScreenshotWriter:
+class ScreenshotWriter(Closing):
     """Saves source and result of a moment side by side, without holding up the frame path.
 
     Args:
@@ -97,14 +96,3 @@ class ScreenshotWriter:
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

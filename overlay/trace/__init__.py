@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
-from types import TracebackType
 from typing import Self
 
+from overlay.closing import Closing
 from overlay.frame import Frame, Picture, Size
 
 
@@ -41,7 +41,7 @@ class Outcome(IntEnum):
     FAILED = 4  # a stage gave up on it
 
 
-class Trace(ABC):
+class Trace(Closing):
     """Where the stages write their stamps. Any method may be called on any thread."""
 
     @abstractmethod
@@ -67,14 +67,3 @@ class Trace(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write what is not written yet; rows still pending end as FAILED; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

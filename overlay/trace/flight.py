@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from overlay.closing import Closing
 from overlay.errors import TraceError
 from overlay.trace import Outcome, Stage
 from overlay.trace.csvfile import write_trace
@@ -28,7 +29,7 @@ _POLL_S = 0.5
 _NAME = re.compile(r"flight-\d{8}-\d{6}-\d{6}-[a-z]+\.csv")
 
 
-class FlightRecorder:
+class FlightRecorder(Closing):
     """Saves the last seconds of a recorder's ring as trace files in a folder.
 
     Args:
@@ -82,12 +83,6 @@ class FlightRecorder:
         self._wake.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-    def __enter__(self) -> FlightRecorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _run(self) -> None:
         # Without a limit for late frames there is nothing to poll for.

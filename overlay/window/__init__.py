@@ -11,9 +11,9 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from types import TracebackType
 from typing import Self
 
+from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError, WindowNotFound
 from overlay.frame import Region
 
@@ -68,7 +68,7 @@ class Query:
         return " and ".join(parts) or "anything"
 
 
-class Desktop(ABC):
+class Desktop(Closing):
     """The window system's list of windows."""
 
     @abstractmethod
@@ -86,17 +86,6 @@ class Desktop(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the connection; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def find(desktop: Desktop, query: Query) -> Window:

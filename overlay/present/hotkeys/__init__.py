@@ -10,9 +10,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Self, get_args
 
+from overlay.closing import Closing
 from overlay.errors import SettingsError
 from overlay.present import Action, Command
 from overlay.present.hotkeys.keys import Key, parse_key
@@ -67,7 +67,7 @@ def bindings(chosen: Mapping[str, str]) -> dict[Action, Key]:
     return result
 
 
-class Hotkeys(ABC):
+class Hotkeys(Closing):
     """Keys grabbed from the whole desktop.
 
     A key that another program holds is reported in one log line and left out.
@@ -99,17 +99,6 @@ class Hotkeys(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the keys back; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_hotkeys(keys: Mapping[Action, Key], wake: Callable[[], None]) -> Hotkeys:

@@ -13,9 +13,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
+from overlay.closing import Closing
 from overlay.frame import Pixels, Region
 from overlay.present.placement import PointMap
 
@@ -48,7 +48,7 @@ class CursorSprite:
         return self.pixels.shape[1], self.pixels.shape[0]
 
 
-class Pointer(ABC):
+class Pointer(Closing):
     """Confines, hides and reports the pointer. Methods belong to the main thread.
 
     The game's window is given at the start. Confinement holds only while that window has the
@@ -90,17 +90,6 @@ class Pointer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the pointer and free the connection; idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_pointer(window: int, changed: Callable[[], None]) -> Pointer:
