@@ -15,7 +15,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engines.errors import EngineError
@@ -39,6 +40,14 @@ _FAILURES = 3
 _TICK_S = 0.1
 #: The HUD is repainted at most this often.
 _HUD_S = 0.25
+
+
+def _now(frame: Frame | None) -> Frame | None:
+    """Give a frame that was kept back as if it had come now."""
+    if frame is None:
+        return None
+    now_ns = time.perf_counter_ns()
+    return replace(frame, ready_ns=now_ns, captured_ns=now_ns)
 
 
 class Hud(Protocol):
@@ -121,6 +130,7 @@ class Pipeline:
         self._name = name  # what was asked for, "default" say
         self._notice = ""
         self._captured = 0  # written by the capture thread
+        self._again = False  # the last frame is to be upscaled again
         # Below: owned by the main thread.
         self._shown: Picture | None = None
         self._source_only = False
@@ -129,6 +139,7 @@ class Pipeline:
         self._hud_at = 0.0
         self._due = 0.0  # next swap allowed by the frame cap
         self._place: tuple[object, ...] = ()
+        self._sizes: tuple[Size, Size] | None = None  # for which "default" was chosen
 
     # Main thread ------------------------------------------------------------------------------
 
@@ -179,8 +190,8 @@ class Pipeline:
         return self._upscaler
 
     def _finish(self) -> None:
-        if self._opening is not None:
-            self._opening.join()
+        if (opening := self._opening) is not None:
+            opening.join()
         for upscaler in (self._upscaler, self._next):
             if upscaler is not None:
                 upscaler.close()
@@ -218,7 +229,7 @@ class Pipeline:
         if picture is None:
             self._repaint()
             return
-        if self._shown is not None and picture.frame.id < self._shown.frame.id:
+        if self._shown is not None and 0 <= picture.frame.id < self._shown.frame.id:
             self._superseded_picture(picture)  # the upscaler was changed: a late result
             return
         self._check_default(picture)
@@ -302,14 +313,17 @@ class Pipeline:
 
     def _check_default(self, picture: Picture) -> None:
         """Let "default" choose its scale again after the game or the picture changed size."""
-        before = self._shown
-        if before is None or self._name != "default" or picture.frame.size == before.frame.size:
-            return
-        self._change("default", picture.frame.size)
+        size = picture.frame.size
+        sizes = (size, self._presenter.target_size(size))
+        if self._sizes is None or self._name != "default":
+            self._sizes = sizes  # what was opened at the start
+        elif sizes != self._sizes and self._change("default", size):
+            self._sizes = sizes
 
-    def _change(self, name: str, size: Size) -> None:
+    def _change(self, name: str, size: Size) -> bool:
+        """Begin to open another upscaler; False if one is being opened already."""
         if self._reopen is None or self._opening is not None or self._next is not None:
-            return
+            return False
         self._name = name
         self._notice = f"opening {name}"
         output = self._presenter.target_size(size)
@@ -317,14 +331,16 @@ class Pipeline:
             target=self._open, args=(name, size, output), name="open-upscaler", daemon=True
         )
         self._opening.start()
+        return True
 
     def _open(self, name: str, size: Size, output: Size) -> None:
         assert self._reopen is not None
         try:
             self._next = self._reopen(name, size, output)
             self._notice = ""
-        except (OverlayError, EngineError) as exc:
-            log.error("keeping %s: %s", self._upscaler.model, exc)
+        except Exception as exc:  # whatever it is, the old one goes on
+            known = isinstance(exc, OverlayError | EngineError)
+            log.error("keeping %s: %s", self._upscaler.model, exc, exc_info=not known)
             self._notice = f"{name}: {exc}"
         finally:
             self._opening = None
@@ -334,6 +350,7 @@ class Pipeline:
         fresh, self._next = self._next, None
         if fresh is not None:
             old, self._upscaler = self._upscaler, fresh
+            self._again = True
             old.close()
             log.info("now using %s (%s)", fresh.model, fresh.backend)
 
@@ -351,16 +368,22 @@ class Pipeline:
 
     def _capture_frames(self) -> None:
         previous: Frame | None = None
+        held: Frame | None = None  # taken while the overlay was off; shown first when it is on
         attempt = 0
         period_s = 1 / self._limits.capture_cap if self._limits.capture_cap else 0.0
         due = 0.0  # the next capture, by the cap
         state: tuple[object, ...] = ()
         while not self._stop.is_set() and self._captured != self._limits.frames:
-            self._resume.wait()
+            if not self._resume.wait(_HUD_S):
+                # Off: only the newest picture is kept, and moves and the end are noticed.
+                with suppress(CaptureLost):
+                    held = self._source.grab(0) or held
+                continue
             if (early_s := due - time.monotonic()) > 0:
                 self._stop.wait(early_s)
             try:
-                frame = self._source.grab(_TICK_S)
+                frame = self._source.grab(0 if held is not None else _TICK_S) or _now(held)
+                held = None
                 attempt = 0
             except CaptureLost as exc:
                 if attempt == 0:
@@ -370,7 +393,10 @@ class Pipeline:
                 continue
             if state != (state := (self._source.region, self._source.visible)):
                 self._presenter.wake()  # it follows the window
-            if frame is None or self._stop.is_set():
+            if self._stop.is_set():
+                continue
+            if frame is None:
+                self._show_again(previous)
                 continue
             self._captured += 1
             due = time.monotonic() + period_s
@@ -381,7 +407,17 @@ class Pipeline:
             previous = frame
             self._hand_on(frame)
 
+    def _show_again(self, previous: Frame | None) -> None:
+        """Give a game that stands still to an upscaler that has just been put in."""
+        if self._upscaler.inline and self._next is not None:
+            self._exchange()
+        if self._again and previous is not None:
+            self._again = False
+            self._hand_on(replace(previous, id=-1))  # no new frame, so it has no row
+
     def _hand_on(self, frame: Frame) -> None:
+        if frame.id >= 0:
+            self._again = False
         upscaler = self._upscaler
         if upscaler.inline and self._next is not None:
             self._exchange()
@@ -406,6 +442,8 @@ class Pipeline:
                     continue
                 if len(pending) < upscaler.slots:
                     frame = self._frames.take(0 if pending else _TICK_S)
+                    if frame is not None and not pending:
+                        upscaler = self._upscaler  # it may have been exchanged meanwhile
                     if frame is not None:
                         failures = self._submit(upscaler, frame, pending, failures)
                     elif not pending:

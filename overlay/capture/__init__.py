@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError

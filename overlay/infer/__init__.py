@@ -11,11 +11,10 @@ import logging
 import math
 import sys
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Self
 
 import numpy as np
 

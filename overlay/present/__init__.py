@@ -6,10 +6,10 @@ Back ends are one module each: `glfw` (a window) and `offscreen`. They are impor
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 from overlay.closing import Closing
 from overlay.frame import Picture, Pixels, Region, Size

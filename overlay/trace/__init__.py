@@ -10,9 +10,8 @@ recorded, and `cli` is their command line. docs/trace.md defines every column an
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from enum import IntEnum
-from typing import Self
 
 from overlay.closing import Closing
 from overlay.frame import Frame, Picture, Size

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Self
 
 from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError, WindowNotFound

@@ -405,6 +405,68 @@ def test_toggle_hides_and_stops_capturing_until_toggled_again() -> None:
     assert not thread.is_alive()
 
 
+def test_a_game_that_closes_while_the_overlay_is_off_ends_the_run() -> None:
+    presenter = FakePresenter(commands={3: Command("toggle")})
+    steps = iter(range(1, 6))
+
+    def script() -> Iterable[int | None]:
+        yield from steps
+        wait_for(lambda: (REGION, False) in presenter.places)
+        yield None
+
+    source = ScriptedSource(script(), 0.01)
+    counts, _, _ = run(source, FakeUpscaler(inline=True), presenter)
+    assert counts.presented >= 3
+
+
+def test_what_changed_while_the_overlay_was_off_is_shown_when_it_is_on() -> None:
+    presenter = FakePresenter(commands={3: Command("toggle")})
+    source = ScriptedSource([1, 2, 3, 4, *[None] * 10**4], 0.01, presenter.has_shown)
+    pipeline = Pipeline(source, FakeUpscaler(inline=True), presenter, TraceRecorder())
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    wait_for(lambda: (REGION, False) in presenter.places)
+    source._may_come = lambda shown: True
+    wait_for(lambda: source.sequence == 4)
+    time.sleep(0.1)
+    presenter._commands[len(presenter.pictures)] = Command("toggle")
+    wait_for(lambda: presenter.latest == 4)
+    pipeline.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("first_inline", [True, False])
+def test_a_still_game_is_shown_by_the_next_upscaler(first_inline: bool) -> None:
+    presenter = FakePresenter(commands={1: Command("next")})
+
+    def reopen(name: str, source: Size, output: Size) -> FakeUpscaler:
+        return FakeUpscaler(name, inline=not first_inline)
+
+    counts, _, pipeline = run(
+        ScriptedSource([1, *[None] * 100], 0.01), FakeUpscaler("a", inline=first_inline),
+        presenter, reopen=reopen, name="a", cycle=("a", "b"),
+    )  # fmt: skip
+    assert pipeline.model == "b"
+    assert [p.model for p in presenter.pictures] == ["a", "b"]
+    assert counts.captured == counts.presented == 1
+
+
+def test_default_follows_a_second_resize_during_the_first() -> None:
+    presenter = FakePresenter()
+    asked: list[Size] = []
+
+    def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
+        asked.append(size)
+        time.sleep(0.1)
+        return FakeUpscaler(name)
+
+    script = [1, 2, Region(0, 0, 6, 6), 3, Region(0, 0, 9, 9), *range(4, 40)]
+    source = ScriptedSource(script, 0.01, presenter.has_shown)
+    run(source, FakeUpscaler("x"), presenter, reopen=reopen, name="default")
+    assert asked == [Size(6, 6), Size(9, 9)]
+
+
 def test_holding_the_source_key_shows_the_source() -> None:
     presenter = FakePresenter(commands={5: Command("source", True), 15: Command("source", False)})
     counts, _, _ = run(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Self, get_args
+from typing import get_args
 
 from overlay.closing import Closing
 from overlay.errors import SettingsError

@@ -10,10 +10,9 @@ Back ends are one module each: `x11` and `win32`. Imported only by `open_pointer
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 from overlay.closing import Closing
 from overlay.frame import Pixels, Region
