@@ -22,7 +22,7 @@ _EXIT_CODES = """\
 exit codes: 0 ok, 1 other failure, 2 usage, 3 nothing to capture, 4 no usable back end,
 5 model or engine problem, 6 display lost, 130 interrupted, 143 terminated"""
 
-_REPAIR = (
+REPAIR = (
     "install sr-overlay again; on Debian and Ubuntu also: apt install libgl1 libegl1 libglib2.0-0"
     if sys.platform == "linux"
     else "install sr-overlay again"
@@ -38,10 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (OverlayError, EngineError) as exc:
-        logging.getLogger(__name__).debug("ended", exc_info=True)
         return _complain(str(exc), exc.exit_code)
     except ImportError as exc:  # a package of ours, or a system library one of them needs
-        return _complain(f"cannot load {exc.name or 'a library'}: {exc}; {_REPAIR}", 4)
+        return _complain(f"cannot load {exc.name or 'a library'}: {exc}; {REPAIR}", 4)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output is gone

@@ -19,7 +19,7 @@ import platformdirs
 
 from engines.errors import EngineError
 from overlay import __version__
-from overlay.cli import add_config, add_json
+from overlay.cli import REPAIR, add_config, add_json
 from overlay.errors import OverlayError, SettingsError
 from overlay.log import log_path
 
@@ -81,6 +81,9 @@ def _guarded(probe: Callable[[], Iterator[Check]]) -> list[Check]:
     except (OverlayError, EngineError) as exc:
         reason, _, fix = str(exc).partition(": ")
         found.append(Check(probe.__name__.strip("_"), "missing", reason, fix))
+    except (ImportError, OSError) as exc:
+        what = f"cannot load {getattr(exc, 'name', None) or 'a library'}: {exc}"
+        found.append(Check(probe.__name__.strip("_"), "missing", what, REPAIR))
     return found
 
 
@@ -136,6 +139,26 @@ def _opengl() -> Iterator[Check]:
     )  # fmt: skip
 
 
+def _pointer() -> Iterator[Check]:
+    if sys.platform == "linux":
+        from overlay.window.x11 import connect
+
+        connection = connect(None)
+        try:
+            for name in ("XFIXES", "XInputExtension"):
+                there = connection.core.QueryExtension(len(name), name).reply().present
+                yield Check(
+                    f"pointer: {name}",
+                    "ok" if there else "warning",
+                    "the X server has it" if there else "the X server lacks it",
+                    "" if there else "the pointer stays free; use another X server",
+                )
+        finally:
+            connection.disconnect()
+    else:
+        yield Check("pointer and hotkeys", "ok", "part of the system")
+
+
 def _capture() -> Iterator[Check]:
     from overlay.capture import candidates
 
@@ -174,7 +197,7 @@ def _folders() -> Iterator[Check]:
 
 
 _PROBES: tuple[Callable[[], Iterator[Check]], ...] = (
-    _machine, _packages, _display, _opengl, _capture, _upscalers, _models, _folders,
+    _machine, _packages, _display, _pointer, _opengl, _capture, _upscalers, _models, _folders,
 )  # fmt: skip
 
 

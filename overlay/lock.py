@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +12,14 @@ import platformdirs
 
 from overlay.closing import Closing
 from overlay.errors import SettingsError
+
+
+def _folder() -> Path:
+    """Give a folder for locks: the user's state folder, else the system's temporary one."""
+    try:
+        return Path(platformdirs.user_state_path("sr-overlay", ensure_exists=True))
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="sr-overlay-"))  # a lock nobody else sees
 
 
 class WindowLock(Closing):
@@ -24,7 +33,7 @@ class WindowLock(Closing):
     """
 
     def __init__(self, name: str) -> None:
-        folder = Path(platformdirs.user_state_path("sr-overlay", ensure_exists=True))
+        folder = _folder()
         safe = "".join(c if c.isalnum() else "_" for c in name)
         self._path = folder / f"{safe}.lock"
         self._file: IO[str] = self._path.open("a+", encoding="ascii")

@@ -21,7 +21,7 @@ from overlay.capture import CaptureSource, open_source
 from overlay.cli import add_config, add_json
 from overlay.controls import Controls, flight_folder, screenshot_folder
 from overlay.doctor import last_trace_note
-from overlay.errors import SettingsError, WindowNotFound
+from overlay.errors import OverlayError, SettingsError, WindowNotFound
 from overlay.frame import Size
 from overlay.infer import Upscaler, check_model, open_upscaler
 from overlay.lock import WindowLock
@@ -58,21 +58,38 @@ def run(arguments: argparse.Namespace) -> int:
     limits = _limits(arguments)
     configuration = Configuration.load(arguments.config, arguments)
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
         window = find_window(configuration.base, configuration.given, arguments.wait)
         name = f"{window.title} {window.wm_class}" if window else ""
         settings = configuration.settings(name)
         session = open_session(stack, settings, window, limits)
-        signals = stack.enter_context(Signals(session.pipeline))
+        signals.pipeline = session.pipeline
         try:
             session.run()
         finally:
-            session.finish(arguments.screenshot)
+            session.finish()
         result = session.result()
+        failed = _save_screenshot(session, arguments.screenshot)
     if arguments.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
         sys.stdout.write(f"{session.summary}\n")
-    return 128 + signals.caught if signals.caught else 0
+    if failed is not None:
+        raise failed
+    if signals.caught:
+        return 128 + signals.caught
+    return int(session.recorder.damage is not None)  # the trace is not whole
+
+
+def _save_screenshot(session: Session, path: Path | None) -> OverlayError | None:
+    """Save the last picture; give the error, if any, so that the figures come first."""
+    if path is None or session.pipeline.shown is None:
+        return None
+    try:
+        save_png(path, session.presenter.grab())
+    except OverlayError as exc:
+        return exc
+    return None
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:
@@ -91,9 +108,13 @@ def find_window(settings: Settings, given: dict[str, Any], wait_s: float = 0.0) 
         WindowNotFound: none matches within `wait_s`.
     """
     settings = Configuration(settings, (), given).settings("")
-    if settings.source.startswith("replay:") or settings.region is not None:
-        return None
     query = Query(settings.title, settings.wm_class, settings.pid, settings.id)
+    replay = settings.source.startswith("replay:")
+    if replay or settings.region is not None:
+        if query != Query() or settings.pick:
+            what = "a replay" if replay else "--region"
+            raise SettingsError(f"{what} needs no window: leave out either of the two")
+        return None
     if settings.pick:
         with open_desktop() as desktop:
             return desktop.pick()
@@ -133,10 +154,8 @@ class Session:
         finally:
             sys.setswitchinterval(before)
 
-    def finish(self, screenshot: Path | None = None) -> None:
-        """Save the last picture if asked for, and complete the trace."""
-        if screenshot is not None and self.pipeline.shown is not None:
-            save_png(screenshot, self.presenter.grab())
+    def finish(self) -> None:
+        """Complete the trace."""
         self.recorder.close()
         if self.settings.trace is not None:
             with suppress(OSError):  # only doctor --bundle needs it
@@ -188,11 +207,12 @@ def open_session(
     recorder = stack.enter_context(TraceRecorder(settings.trace, facts))
     source = stack.enter_context(_open_source(settings, window))
     source = tap(source) if tap else source
+    exclude = settings.exclude_from_capture or sees_overlay(source, settings)
     presenter = stack.enter_context(
         open_presenter(
             look(settings), window, settings.hotkeys,
             offscreen=settings.present == "offscreen",
-            exclude_from_capture=settings.exclude_from_capture,
+            exclude_from_capture=exclude,
         )
     )  # fmt: skip
     presenter.follow(source.region, source.visible)
@@ -218,6 +238,22 @@ def open_session(
     )  # fmt: skip
     controls.pipeline = pipeline
     return Session(settings, recorder, source, presenter, pipeline, time.monotonic())
+
+
+def sees_overlay(source: CaptureSource, settings: Settings) -> bool:
+    """Say whether the source captures what is on the screen, and so the overlay too.
+
+    On Windows the overlay can be excluded from that; on X11 it cannot, which is said once.
+    """
+    if source.name not in ("dxcam", "mss") or settings.present == "offscreen":
+        return False
+    if sys.platform != "win32" and settings.present in ("over", "fullscreen"):
+        log.warning(
+            "%s captures the screen, with the overlay where it lies over the game: "
+            "use --source x11, or --present beside",
+            source.name,
+        )
+    return sys.platform == "win32"
 
 
 def _open_source(settings: Settings, window: Window | None) -> CaptureSource:
@@ -264,10 +300,14 @@ def look(settings: Settings) -> Look:
 
 
 class Signals:
-    """While open, SIGINT and SIGTERM end the run in good order; a second one ends it at once."""
+    """While open, SIGINT and SIGTERM end the run in good order; a second one ends it at once.
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    Args:
+        pipeline: what runs; None while it is being opened, when one signal is enough.
+    """
+
+    def __init__(self, pipeline: Pipeline | None = None) -> None:
+        self.pipeline = pipeline
         self._before: dict[int, Any] = {}
         self.caught = 0
 
@@ -277,10 +317,10 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
+        if self.caught or self.pipeline is None:
+            raise SystemExit(128 + number)
         self.caught = number
-        self._pipeline.stop()
+        self.pipeline.stop()
 
     def __exit__(
         self,

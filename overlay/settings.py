@@ -23,6 +23,9 @@ from overlay.hud import Corner, Level
 #: Options that say what a whole run is, so that a profile (chosen by the window) cannot set them.
 _NOT_IN_PROFILES = frozenset({"title", "wm_class", "pid", "id", "source", "region", "pick"})
 
+#: Names in files and on the command line that differ from the fields'.
+_ALIASES = {"window": "title", "class": "wm_class"}
+
 
 def parse_size(text: str) -> Size:
     """Read `WIDTHxHEIGHT` in pixels, "1920x1080" say."""
@@ -217,8 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser, groups: Sequence[str] | None 
         text = spec.metadata["help"].replace("%", "%%")
         common: dict[str, Any] = {"dest": spec.name, "default": argparse.SUPPRESS}
         if isinstance(spec.default, bool):
-            action = argparse.BooleanOptionalAction if spec.default else "store_true"
-            group.add_argument(flag, action=action, help=text, **common)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **common)
             continue
         if spec.default is not None:
             text += f" (default: {spec.default})"
@@ -290,7 +292,7 @@ def _check_profile(pattern: str, values: object, where: str) -> None:
     if not isinstance(values, dict):
         raise SettingsError(f'{where}: write [profile."{pattern}"] and options below it')
     for key in values:
-        if key.replace("-", "_") in _NOT_IN_PROFILES:
+        if _ALIASES.get(key, key.replace("-", "_")) in _NOT_IN_PROFILES:
             raise SettingsError(f"{where}: {key} chooses the window; a profile cannot set it")
 
 
@@ -307,12 +309,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _apply(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
     known = {spec.name: spec for spec in fields(Settings)}
-    aliases = {"window": "title", "class": "wm_class"}
     changes: dict[str, Any] = {}
     for key, value in values.items():
-        name = aliases.get(key, key.replace("-", "_"))
+        name = _ALIASES.get(key, key.replace("-", "_"))
         if name not in known:
-            raise SettingsError(f"{where}: unknown option {key!r}{suggestion(key, known)}")
+            raise SettingsError(
+                f"{where}: unknown option {key!r}{suggestion(key, [*known, *_ALIASES])}"
+            )
         if name == "hotkeys":
             changes[name] = {**settings.hotkeys, **_hotkeys(value, where)}
         else:

@@ -61,6 +61,7 @@ _ALL_PLANES = 0xFFFFFFFF
 _EXTENSIONS = ("Composite", "DAMAGE", "MIT-SHM")
 # How long the game has to paint a new pixmap before we ask again, or take it as it is.
 _REPAINT_NS = 250_000_000
+_SUBTRACTIONS = 5  # of damage, while a game draws faster than we ask
 _RENAMES = 20  # tries to name the pixmap while the window keeps changing
 
 _IPC_PRIVATE, _IPC_RMID, _IPC_CREAT = 0, 0, 0o1000
@@ -442,10 +443,27 @@ class X11Source(CaptureSource):
             self._ask_to_paint()
 
     def _forget_damage(self) -> None:
-        """Throw away damage up to now, reported or not, so that the next is the game's."""
-        self._subtract.send()
-        self._sync()
-        kept = []
+        """Throw away damage up to now, reported or not, so that the next is the game's.
+
+        The server reports damage once and then no more until it is subtracted. So a report that
+        is thrown away may be of damage from after the subtraction, and must be subtracted too:
+        otherwise no further report would ever come.
+        """
+        kept: list[object] = []
+        for _ in range(_SUBTRACTIONS):
+            self._subtract.send()
+            self._sync()
+            events = list(self._queued_events())
+            others = [e for e in events if not isinstance(e, xcffib.damage.NotifyEvent)]
+            kept += others
+            if len(others) == len(events):
+                break
+        self._pending_ns = 0
+        for event in kept:
+            self._handle(event)
+
+    def _queued_events(self) -> Iterator[object]:
+        """Give the events that have come, without the errors among them."""
         while True:
             try:
                 event = self._connection.poll_for_event()
@@ -454,12 +472,8 @@ class X11Source(CaptureSource):
             except xcffib.Error:
                 continue
             if event is None:
-                break
-            if not isinstance(event, xcffib.damage.NotifyEvent):
-                kept.append(event)
-        self._pending_ns = 0
-        for event in kept:
-            self._handle(event)
+                return
+            yield event
 
     def _ask_to_paint(self) -> None:
         """Tell the game that its whole window was exposed."""
@@ -477,6 +491,7 @@ class X11Source(CaptureSource):
         if not self._visible or now - self._unpainted_since < _REPAINT_NS:
             return
         if self._is_covered():
+            self._subtract.send()  # or damage that is not reported again hides the next
             self._ask_to_paint()
         else:
             # It paints only when it has something new (and did before we looked): what the

@@ -187,13 +187,15 @@ def _open_net(
     plain = PLAIN_SOFTWARE if software_gl else PLAIN
     may_fall_back = model == "default" and backend == "auto"
     spec = zoo.default_for(source, output) if model == "default" else _spec(model)
-    if not find_spec("openvino"):
-        reason = f"OpenVINO, which runs {spec.id} on the CPU, is not installed: {INSTALL_CPU}"
+    try:
+        from overlay.infer.openvino import OpenVinoUpscaler
+    except ImportError as exc:
+        reason = f"OpenVINO, which runs {spec.id} on the CPU, cannot be loaded"
+        reason += f" ({exc}): {INSTALL_CPU}"
         if not may_fall_back:
-            raise BackendUnavailable(reason)
+            raise BackendUnavailable(reason) from exc
         log.warning("using the shader %s: %s", plain, reason)
         return _open_shader(plain)
-    from overlay.infer.openvino import OpenVinoUpscaler
 
     upscaler = _warm(OpenVinoUpscaler(spec, threads, filter, merge=software_gl), source)
     if not may_fall_back:

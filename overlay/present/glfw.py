@@ -116,7 +116,7 @@ class GlfwPresenter(Presenter):
     Raises:
         SettingsError: a hotkey or the monitor is wrong.
         DisplayLost: there is no display.
-        PresentError: there is no OpenGL 3.3.
+        BackendUnavailable: there is no OpenGL 3.3.
     """
 
     name = "glfw"
@@ -220,7 +220,7 @@ class GlfwPresenter(Presenter):
         if not window:
             if self._surface.lost:
                 raise DisplayLost("the display server went away while the window was made")
-            raise PresentError(
+            raise BackendUnavailable(
                 f"no OpenGL 3.3 window: {_Library.last_error or 'no reason given'}; {INSTALL_HINT}"
             )
         return window
@@ -309,8 +309,8 @@ class GlfwPresenter(Presenter):
             place = surface_region(self._look, region, self._monitors())
             if place != self._place:
                 self._move(place)
-            if visible and not self._on_screen:
-                self._appear()
+            if visible and not self._on_screen and self._last is not None:
+                self._appear()  # not before there is a picture: it may cover the whole monitor
             elif not visible and self._on_screen:
                 self._point()  # the pointer first: it must not be lost behind a hidden overlay
                 GLFW.hide_window(self._window)
@@ -427,6 +427,8 @@ class GlfwPresenter(Presenter):
         begin_ns = time.perf_counter_ns()
         last, self._last = self._last, (picture, hud)
         if last is None:
+            if self._floating and self._game_visible and not self._on_screen:
+                self._appear()
             self._point()  # not before: it is drawn from now on
         if last is None or last[0] is not picture:
             self._picture_due = begin_ns / 1e9 + _PICTURE_S

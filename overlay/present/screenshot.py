@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from overlay.closing import Closing
-from overlay.errors import PresentError
+from overlay.errors import OverlayError
 from overlay.frame import Pixels
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def save_png(path: Path, pixels: Pixels) -> None:
         pixels: uint8 BGRA or BGR, (H, W, 4) or (H, W, 3), or luma, (H, W); alpha is left out.
 
     Raises:
-        PresentError: the file cannot be written.
+        OverlayError: the file cannot be written.
     """
     visible = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3])
     encoded = cv2.imencode(".png", visible, _PNG)[1]
@@ -44,7 +44,7 @@ def save_png(path: Path, pixels: Pixels) -> None:
     except OSError as exc:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise PresentError(
+        raise OverlayError(
             f"cannot write the picture {path} ({exc.strerror or exc}): choose a folder you may "
             "write to"
         ) from exc
@@ -86,7 +86,7 @@ class ScreenshotWriter(Closing):
         while (job := self._jobs.get()) is not None:
             try:
                 save_png(*job)
-            except (PresentError, cv2.error) as exc:
+            except (OverlayError, cv2.error) as exc:
                 log.error("no screenshot: %s", exc)
             else:
                 log.info("screenshot %s", job[0])

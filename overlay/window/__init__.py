@@ -113,7 +113,17 @@ def find(desktop: Desktop, query: Query) -> Window:
             return window
     if matches:
         return matches[0]
-    raise WindowNotFound(f"no window with {query}; {_closest(windows, query)}")
+    raise WindowNotFound(f"no window with {query}; {_closest(windows, query)}{_wayland()}")
+
+
+def _wayland() -> str:
+    """Say what else it may be in a Wayland session, whose own windows are not in the list."""
+    if not os.environ.get("WAYLAND_DISPLAY"):
+        return ""
+    return (
+        "; a native Wayland window cannot be listed or captured: start the game under XWayland "
+        "(SDL_VIDEODRIVER=x11), or see `pipewire-capture` in docs/platforms.md"
+    )
 
 
 def _compile(field: str, pattern: str | None) -> re.Pattern[str] | None:

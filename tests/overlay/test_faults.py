@@ -40,6 +40,7 @@ class Running:
             **os.environ,
             "DISPLAY": display,
             "XDG_STATE_HOME": str(state or tmp_path),
+            "PYTHONFAULTHANDLER": "1",
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "overlay", "run", "--model", "bilinear", "--hud", "off",
@@ -58,6 +59,8 @@ class Running:
             if self.process.poll() is not None:
                 pytest.fail(f"overlay ended ({self.process.returncode}): {self.errors}")
             if time.monotonic() > deadline:
+                self.process.send_signal(signal.SIGABRT)  # its threads' stacks are the clue
+                self.process.wait(10)
                 pytest.fail(f"no {what} in 30 s: {self.errors}")
             time.sleep(0.05)
 

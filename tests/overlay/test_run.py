@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from engines.zoo import ZOO
 from overlay.infer import SHADERS
+from overlay.run import Signals
 from overlay.trace.csvfile import read_trace
 
 MODELS = (*SHADERS, "default", *(spec.id for spec in ZOO))
@@ -95,6 +97,8 @@ def test_every_upscaler_runs_offscreen_and_its_counts_add_up(
         (("--source", "replay:pattern", "--output", "0x0"), 2, "WIDTHxHEIGHT"),
         (("--source", "replay:pattern", "--config", "/nowhere/o.toml"), 2, "configuration"),
         (("--source", "laser"), 2, "laser"),
+        (("--source", "replay:pattern", "--window", "x"), 2, "needs no window"),
+        (("--region", "9x9+0+0", "--pid", "1"), 2, "needs no window"),
     ],
 )
 def test_a_mistake_is_one_line_and_the_right_exit_code(
@@ -171,6 +175,47 @@ def test_a_replay_played_once_ends_well(tmp_path: Path, env: dict[str, str]) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["frames"]["captured"] == 6
+
+
+def test_a_screenshot_that_cannot_be_saved_does_not_cost_the_figures(env: dict[str, str]) -> None:
+    done = overlay(
+        env, "run", "--source", "replay:pattern", "--present", "offscreen", "--model", "bilinear",
+        "--frames", "5", "--json", "--screenshot", "/proc/nowhere/last.png",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "/nowhere" in done.stderr
+    assert json.loads(done.stdout)["frames"]["captured"] == 5
+
+
+def test_a_library_that_does_not_load_is_reported_by_doctor(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: not found', name='cv2')")
+    done = overlay({**env, "PYTHONPATH": str(tmp_path)}, "doctor")
+    assert done.returncode == 4
+    assert "cannot load cv2" in done.stdout
+    assert "apt install libgl1" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("model", "code"), [("default", 0), ("default-x2", 4)])
+def test_an_openvino_that_does_not_load(
+    tmp_path: Path, env: dict[str, str], model: str, code: int
+) -> None:
+    (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so.12: not found')")
+    done = overlay(
+        {**env, "PYTHONPATH": str(tmp_path)}, "run", "--source", "replay:pattern", "--present",
+        "offscreen", "--model", model, "--frames", "5",
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "libtbb.so.12" in done.stderr
+    assert "sr-overlay[cpu]" in done.stderr
+
+
+def test_a_signal_while_opening_ends_it_at_once() -> None:
+    with Signals(), pytest.raises(SystemExit) as caught:
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 143
 
 
 def test_settings_come_from_a_file(tmp_path: Path, env: dict[str, str]) -> None:

@@ -52,6 +52,8 @@ def test_hotkeys_of_a_profile_add_to_those_of_the_file(tmp_path: Path) -> None:
         ('[profile."x"]\nscael = 2', r'profile "x": unknown option .scael.; did you mean .scale.'),
         ('[profile."("]\nscale = 2', "not a regular expression"),
         ('[profile."x"]\npid = 2', "pid chooses the window"),
+        ('[profile."x"]\nwindow = "y"', "window chooses the window"),
+        ('windwo = "y"', "did you mean 'window'"),
         ("profile = 3", "profiles are written"),
         ('output = "big"', r"output: 'big': expected WIDTHxHEIGHT"),
         ('output = "99999x1"', "from 1 to 16384"),
@@ -69,6 +71,11 @@ def test_a_mistake_gets_one_clear_line(tmp_path: Path, text: str, says: str) -> 
     with pytest.raises(SettingsError, match=says) as caught:
         load(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_can_undo_a_switch_of_the_file(tmp_path: Path) -> None:
+    assert load(tmp_path, "vsync = true").settings("").vsync
+    assert not load(tmp_path, "vsync = true", "--no-vsync").settings("").vsync
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -361,6 +361,33 @@ def test_no_such_display() -> None:
         X11Source(1, ":4711")
 
 
+def test_damage_during_the_opening_is_not_the_last(
+    display: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A covered game draws between the subtraction of old damage and the server's answer."""
+    sync = X11Source._sync
+
+    def slow_sync(source: X11Source) -> None:
+        source._connection.flush()  # the subtraction is on its way
+        time.sleep(0.05)  # three pictures of the game
+        sync(source)
+
+    monkeypatch.setattr(X11Source, "_sync", slow_sync)
+    with (
+        FakeGame(display, pos=(50, 50), size=(200, 100)) as game,
+        FakeGame(display, override=True, title="cover", pos=(0, 0), size=(600, 400)) as cover,
+    ):
+        game.animate(60)
+        cover.raise_()
+        with X11Source(game.window_id, display) as source:
+            for _ in range(3):
+                assert take(source).size == Size(200, 100)
+            game.resize(210, 110)
+            deadline = time.monotonic() + 10
+            while take(source).size != Size(210, 110):
+                assert time.monotonic() < deadline
+
+
 @pytest.mark.game
 def test_crispy_doom_keeps_changing_under_a_cover(display: str) -> None:
     with (

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from overlay.errors import PresentError
+from overlay.errors import OverlayError
 from overlay.present import screenshot
 from overlay.present.screenshot import ScreenshotWriter, save_png
 
@@ -85,7 +85,7 @@ def test_png_replaces_in_one_step(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(PresentError, match="No space left"):
+    with pytest.raises(OverlayError, match="No space left"):
         save_png(path, picture(2))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]  # nothing unfinished stays
