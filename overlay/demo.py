@@ -109,6 +109,9 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         for number in map(signal.Signals.__getitem__, ("SIGTERM", "SIGHUP")):
             stack.callback(signal.signal, number, signal.signal(number, _terminate))
+        # A shell that starts it in the background lets it ignore this one.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGINT, before)
         code = _play(stack, options, game, iwad, folder)
     if code == 0:
         _report(folder)
