@@ -60,7 +60,7 @@ def tracked() -> list[Path]:
 
 
 #: Paths of the machine something was written on.
-MACHINE_PATHS = re.compile(r"/(?:work|root|opt/(?:wheels|pypi\S*)|home/\w+)/|[A-Z]:\\Users\\", re.A)
+MACHINE_PATHS = re.compile(r"/(?:root|home/\w+)/|[A-Z]:\\Users\\|" + re.escape(f"{ROOT}/"), re.A)
 
 
 def test_no_tracked_file_names_a_path_of_some_machine() -> None:
@@ -75,7 +75,9 @@ def test_no_tracked_file_names_a_path_of_some_machine() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("line", ["cd /work/main", "/home/ann/game.png", r"C:\Users\Ann\x"])
+@pytest.mark.parametrize(
+    "line", ["cd /root/x", "/home/ann/game.png", r"C:\Users\Ann\x", f"{ROOT}/x"]
+)
 def test_machine_paths_are_recognised(line: str) -> None:
     assert MACHINE_PATHS.search(line)
 
