@@ -1,7 +1,7 @@
 """Give a luma picture its source's chroma on the host, on the infer thread.
 
-For where OpenGL runs on the CPU: there the presenter's shader, which does the same, takes five
-to ten times as long.
+For where OpenGL runs on the CPU: there the presenter's shader, which does the same, takes some
+three times as long.
 """
 
 from __future__ import annotations

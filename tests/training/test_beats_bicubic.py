@@ -14,6 +14,9 @@ from training import quality
 from training.evaluate_default import upscaler
 from training.pairs import read
 
+#: Half of what the shipped nets gain on these crops, in dB: a worse net is noticed.
+GAIN_DB = {2: 0.07, 3: 0.025, 4: 0.095}
+
 CROPS = Path(__file__).parents[1] / "data" / "freedoom"
 
 
@@ -29,7 +32,7 @@ def test_default_beats_both_bicubics_on_freedoom(scale: int) -> None:
         plain = quality.to_bytes(quality.catmull_rom(low, scale)), quality.cv2_cubic(low, scale)
         ours.append(quality.psnr(net(low, scale)[inner], high[inner]))
         theirs.append(max(quality.psnr(p[inner], high[inner]) for p in plain))
-    assert np.mean(ours) > np.mean(theirs) + 0.02
+    assert np.mean(ours) > np.mean(theirs) + GAIN_DB[scale]
 
 
 def test_the_crops_are_aligned_pairs() -> None:
