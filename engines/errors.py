@@ -2,10 +2,13 @@
 
     EngineError         exit 5
       UnknownModel      exit 2     no model has this name
+      WeightsMissing               a model's weights are not on this machine; says how to get them
+      BuilderMissing               a back end's package, driver or device is missing
       EngineMissing                a model's or an engine's file is not there
       EngineMismatch               an engine was made for something else (model, size, device)
       BuildFailed                  an engine could not be made
       ModelInvalid                 a model file is damaged or is not what its name says
+      CacheError                   the cache folder cannot be read, written or locked
 
 A message says what, which file or value, and what to do next.
 """
@@ -23,6 +26,14 @@ class UnknownModel(EngineError):
     exit_code = 2
 
 
+class WeightsMissing(EngineError):
+    """A model's weights are not on this machine; the message says how to get them."""
+
+
+class BuilderMissing(EngineError):
+    """A back end cannot build, or cannot run an engine, on this machine; says what is missing."""
+
+
 class EngineMissing(EngineError):
     """A file of a model or an engine is not there."""
 
@@ -37,3 +48,7 @@ class BuildFailed(EngineError):
 
 class ModelInvalid(EngineError):
     """A model file is damaged, or is not the file that its table row names."""
+
+
+class CacheError(EngineError):
+    """The cache of engines cannot be read, written or locked."""

@@ -43,12 +43,12 @@ def verified(path: Path, sha256: str) -> bytes:
 
 
 def onnx_bytes(spec: ModelSpec, folder: Path | None = None) -> bytes:
-    """Read and verify a model's ONNX file; errors as `verified`."""
+    """Read and verify a model's shipped ONNX file; errors as `verified`."""
     return verified((folder or weights_folder()) / spec.onnx, spec.onnx_sha256)
 
 
 def state_dict(spec: ModelSpec, folder: Path | None = None) -> dict[str, Tensor]:
-    """Read and verify a model's weights; errors as `verified`.
+    """Read and verify a model's shipped weights; errors as `verified`.
 
     Raises:
         ModelInvalid: also when the file is not safetensors.
@@ -56,8 +56,9 @@ def state_dict(spec: ModelSpec, folder: Path | None = None) -> dict[str, Tensor]
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = (folder or weights_folder()) / spec.weights
-    data = verified(path, spec.sha256)
+    source = next(source for source in spec.sources if source.kind == "shipped")
+    path = (folder or weights_folder()) / source.name
+    data = verified(path, source.sha256)
     try:
         return load(data)
     except (SafetensorError, ValueError, KeyError) as exc:

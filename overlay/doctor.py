@@ -181,7 +181,7 @@ def _upscalers() -> Iterator[Check]:
 def _models() -> Iterator[Check]:
     from engines import zoo
 
-    for spec in zoo.ZOO:
+    for spec in zoo.SHIPPED:
         try:
             zoo.verify(spec)
         except EngineError as exc:

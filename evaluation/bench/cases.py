@@ -184,7 +184,7 @@ def open_cases(
 
 def _names(wanted: Wanted) -> tuple[list[str], list[str]]:
     """Sort the names into shaders (with the baselines first) and nets."""
-    every_net = [spec.id for spec in zoo.ZOO]
+    every_net = [spec.id for spec in zoo.SHIPPED]
     if not wanted.models:
         return list(_unique(BASELINES + (SHADERS if wanted.every else ()))), every_net
     shaders, nets = list(BASELINES), []

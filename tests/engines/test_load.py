@@ -14,19 +14,20 @@ from engines.archs.luma import LumaNet
 from engines.errors import EngineMissing, ModelInvalid
 
 SPEC = zoo.spec("default-x2")
+WEIGHTS = SPEC.sources[0].name
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the files of `SPEC`."""
-    for name in (SPEC.weights, SPEC.onnx):
+    for name in (WEIGHTS, SPEC.onnx):
         (tmp_path / name).write_bytes((load.weights_folder() / name).read_bytes())
     return tmp_path
 
 
 def test_weights_are_read(folder: Path) -> None:
     read = load.state_dict(SPEC, folder)
-    expected = load_file(folder / SPEC.weights)
+    expected = load_file(folder / WEIGHTS)
     assert read.keys() == expected.keys()
     assert all((read[name] == expected[name]).all() for name in read)
     assert LumaNet(read).scale == SPEC.scale
@@ -35,7 +36,7 @@ def test_weights_are_read(folder: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 @pytest.mark.parametrize("what", ["weights", "onnx"])
 def test_damaged_files_are_refused(folder: Path, damage: str, what: str) -> None:
-    path = folder / getattr(SPEC, what)
+    path = folder / {"weights": WEIGHTS, "onnx": SPEC.onnx}[what]
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
@@ -57,8 +58,9 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 def test_what_is_no_safetensors_file_is_refused_even_if_its_hash_fits(
     tmp_path: Path, content: bytes
 ) -> None:
-    (tmp_path / SPEC.weights).write_bytes(content)
-    spec = replace(SPEC, sha256=hashlib.sha256(content).hexdigest())
+    (tmp_path / WEIGHTS).write_bytes(content)
+    source = replace(SPEC.sources[0], sha256=hashlib.sha256(content).hexdigest())
+    spec = replace(SPEC, sources=(source,))
     with pytest.raises(ModelInvalid, match="not a safetensors file"):
         load.state_dict(spec, tmp_path)
 

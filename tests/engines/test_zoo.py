@@ -14,7 +14,8 @@ from engines import errors, load, zoo
 
 def test_every_row_names_files_that_are_there_and_whole() -> None:
     assert [row.id for row in zoo.ZOO][:3] == ["default-x2", "default-x3", "default-x4"]
-    for row in zoo.ZOO:
+    assert len(zoo.SHIPPED) == 3
+    for row in zoo.SHIPPED:
         zoo.verify(row)
         assert row.scale == int(row.id[-1])
 
@@ -26,6 +27,23 @@ def test_shipped_files_stay_small() -> None:
 
 def test_spec_finds_a_model_by_name() -> None:
     assert zoo.spec("default-x3").scale == 3
+
+
+def test_names_from_elsewhere_are_understood() -> None:
+    assert zoo.spec("RealESRGAN_x4plus").id == "realesrgan-x4plus"
+    assert zoo.spec("RealESRGAN_x4plus_anime_6B").id == "realesrgan-x4plus-anime-6b"
+    assert zoo.spec("realesr-animevideov3").scale == 4
+
+
+def test_rows_are_complete() -> None:
+    assert len({row.id for row in zoo.ZOO}) == len(zoo.ZOO)
+    for row in zoo.ZOO:
+        assert row.receptive_field > 0
+        assert row.licence
+        assert not row.licence.startswith(("GPL", "AGPL"))
+        for source in (*row.sources, *([row.blend] if row.blend else [])):
+            assert len(source.sha256) == 64
+            assert (source.kind == "package") == bool(source.package)
 
 
 def test_an_unknown_name_is_a_usage_error_with_a_suggestion() -> None:
