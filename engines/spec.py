@@ -84,3 +84,27 @@ class ModelSpec:
     def has_weights(self) -> bool:
         """Whether weights for this row exist at all; if not, it is a shape to be trained."""
         return any(source.sha256 for source in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine read from the cache, verified: all that is needed to run it.
+
+    Attributes:
+        model: id of the model, "realesr-animevideov3-x4" say.
+        scale: output size / input size.
+        output: "bgra" or "luma", see `ModelSpec`.
+        sizes: source sizes it takes.
+        precision: what it computes in.
+        backend: the back end it is for, as on the command line.
+        data: the engine itself. Input `bgra`, uint8 (1, H, W, 4); output `picture`, uint8
+            (1, H*scale, W*scale, 4) or, for luma, (1, H*scale, W*scale).
+    """
+
+    model: str
+    scale: int
+    output: Output
+    sizes: tuple[Size, ...]
+    precision: Precision
+    backend: str
+    data: bytes
