@@ -10,6 +10,10 @@ Size = tuple[int, int]
 Output = Literal["luma", "bgra"]
 Precision = Literal["fp32", "fp16", "int8"]
 
+#: Number of the recipe by which `engines.export` makes graphs: a change of what it makes counts
+#: it up, and engines made by an earlier one are stale.
+EXPORT_REVISION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

@@ -29,7 +29,7 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 PIP_NEEDED = (25, 1)  # the first with --group
 
 #: What each target installs: extras of the project, dependency groups.
-EXTRAS = {"demo": ("cpu",), "test": ("cpu", "plot", "train")}
+EXTRAS = {"demo": ("cpu",), "test": ("build", "cpu", "plot", "train")}
 GROUPS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",)}
 
 
