@@ -7,7 +7,7 @@ Two forms of one function:
   collapsed into one kernel at every step, so training costs little more than the plain net. The
   anchors make the untrained net a bilinear upscale: training learns the residual.
 * `LumaNet` is what is shipped: the collapsed kernels, uint8 BGRA in, uint8 luma out, with the
-  colour conversion, scaling, rounding and clamping inside.
+  colour conversion, scaling, rounding and clamping inside. `LumaPicture` is its form for GPUs.
 
 Convolutions are "valid": the input is extended once by its own edge pixels, so no zero border
 is ever seen, neither in training (whose crops have real neighbours) nor at run time.
@@ -179,13 +179,40 @@ class LumaNet(nn.Module):
             uint8 BT.601 full-range luma [1, H, W, scale*scale]: the last axis holds the
             output pixels (dy, dx) of each input pixel, dy outermost.
         """
+        y = self.blocks(bgra.permute(0, 3, 1, 2).to(torch.float32))
+        return y.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    def blocks(self, planes: Tensor) -> Tensor:
+        """Filter float BGRA [1, 4, H, W], 0..255, to luma [1, scale*scale, H, W], about 0..255."""
         margin = len(self.convs)
-        x = bgra.permute(0, 3, 1, 2).to(torch.float32)
-        x = F.pad(x, (margin, margin, margin, margin), mode="replicate")
+        x = F.pad(planes, (margin, margin, margin, margin), mode="replicate")
         for conv in self.convs[:-1]:
             x = F.relu(conv(x))
         y: Tensor = self.convs[-1](x)
-        return y.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return y
+
+
+class LumaPicture(nn.Module):
+    """The same net for GPUs, which put the blocks together themselves.
+
+    Args:
+        net: its weights are shared.
+    """
+
+    def __init__(self, net: LumaNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Upscale one frame.
+
+        Args:
+            planes: float BGRA [1, 4, H, W], 0..255; alpha is ignored.
+        Returns:
+            float BT.601 full-range luma [1, 1, H*scale, W*scale], about 0..255, neither rounded
+            nor clamped.
+        """
+        return F.pixel_shuffle(self.net.blocks(planes), self.net.scale)
 
 
 def _checked(weights: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
