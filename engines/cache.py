@@ -111,6 +111,7 @@ class Entry:
         seconds: how long the build took.
         checks: what was measured of it: psnr, ms_p50, … (see `engines.make`).
         report: what the back end said about it.
+        options: what the user said about the build.
         note: for people.
     """
 
@@ -127,6 +128,7 @@ class Entry:
     seconds: float
     checks: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -408,6 +410,7 @@ def _from_json(sidecar: Path, facts: Any) -> Entry:
         seconds=float(facts["seconds"]),
         checks=dict(facts["checks"]),
         report=dict(facts["report"]),
+        options=dict(facts["options"]),
         note=_text(facts["note"]),
     )
 

@@ -1,7 +1,8 @@
 """The errors of models and engines.
 
     EngineError         exit 5
-      UnknownModel      exit 2     no model has this name
+      UsageError        exit 2     what was asked for makes no sense: a size, a back end
+        UnknownModel               no model has this name
       WeightsMissing               a model's weights are not on this machine; says how to get them
       BuilderMissing               a back end's package, driver or device is missing
       EngineMissing                a model's or an engine's file is not there
@@ -20,10 +21,14 @@ class EngineError(Exception):
     exit_code = 5
 
 
-class UnknownModel(EngineError):
-    """No model has this name: a slip on the command line or in a configuration file."""
+class UsageError(EngineError):
+    """A slip on the command line or in a configuration file."""
 
     exit_code = 2
+
+
+class UnknownModel(UsageError):
+    """No model has this name."""
 
 
 class WeightsMissing(EngineError):

@@ -101,6 +101,7 @@ Handler = Callable[[argparse.Namespace], int]
 _COMMANDS = {
     "run": ("upscale a game's window", "overlay.run"),
     "demo": ("show it on Freedoom", "overlay.demo"),
+    "engines": ("build engines for this machine, list, verify, clean", "engines.cli"),
     "windows": ("list the windows that could be captured", "overlay.windows"),
     "doctor": ("say what works here, and how to fix what does not", "overlay.doctor"),
     "latency": ("measure the delay from the game to the screen", "overlay.latency"),

@@ -1,0 +1,473 @@
+"""From names to verified engines: locate, export, build, check, time, store.
+
+One `Job` is one engine. Whatever goes wrong with it becomes its `Row`; the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from engines import frames, load, zoo
+from engines.build import (
+    DEFAULT_OPTIONS,
+    Builder,
+    Built,
+    Options,
+    Pixels,
+    Progress,
+    Request,
+    Runner,
+    open_builder,
+    options_of,
+)
+from engines.cache import EngineCache, Entry, Identity, size_text
+from engines.errors import BuilderMissing, EngineError, EngineMismatch, WeightsMissing
+from engines.spec import EXPORT_REVISION, ModelSpec, Precision, Size
+
+if TYPE_CHECKING:
+    from engines.graph import Difference
+    from engines.load import Loaded, Located
+
+log = logging.getLogger(__name__)
+
+Status = Literal["built", "fresh", "failed", "unavailable"]
+
+#: Timing stops after so many seconds, or after `_RUNS` runs that together took `_ENOUGH_S`.
+_LIMIT_S = 20.0
+_ENOUGH_S = 1.0
+_RUNS = 3
+_MOST_RUNS = 500
+#: So many game frames an engine is checked on, fewer if that takes longer than `_LIMIT_S`.
+_CHECKED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One engine that is wanted.
+
+    Attributes:
+        model: as `load.locate` takes it.
+        sizes: source sizes that the engine must take.
+        backend: name of a builder.
+        precision: None = the back end's own default.
+        named: whether somebody asked for this very model, and did not say "all".
+    """
+
+    model: str
+    sizes: tuple[Size, ...]
+    backend: str
+    precision: Precision | None = None
+    named: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is the same for all jobs.
+
+    Attributes:
+        options: for the back ends.
+        weights: folders in which users keep weights.
+        frames: folder of game frames to calibrate and check with; None = the shipped ones.
+        force: build also what is fresh.
+        random: use seeded random weights for shapes that have none: good for timing alone.
+    """
+
+    options: Options = DEFAULT_OPTIONS
+    weights: tuple[Path, ...] = ()
+    frames: Path | None = None
+    force: bool = False
+    random: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of a job; the fields are those of `--json`.
+
+    Attributes:
+        status: "built", "fresh" (it was there), "failed", "unavailable" (weights, package or
+            device are missing).
+        reason: why there is no engine; for "fresh" when it was built.
+        build_s: seconds from the graph to the engine.
+        engine_mb: its size in 10^6 bytes.
+        ms_p50, ms_p95, fps, runs: of the whole engine, bytes to bytes; None where it cannot run.
+        psnr: against PyTorch FP32 on game frames, dB, of what `checked` names; "inf" if equal.
+        max_diff: the largest difference in the same comparison, in levels of 255.
+        checked: "engine", or "graph" where the engine cannot run here.
+        path: of the engine.
+        note: for people.
+    """
+
+    model: str
+    size: str
+    backend: str
+    precision: str
+    status: Status
+    reason: str = ""
+    build_s: float | None = None
+    engine_mb: float | None = None
+    ms_p50: float | None = None
+    ms_p95: float | None = None
+    fps: float | None = None
+    runs: int | None = None
+    psnr: float | str | None = None
+    max_diff: int | None = None
+    checked: str = ""
+    path: str | None = None
+    note: str = ""
+    named: bool = field(default=True, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the documented fields."""
+        fields = asdict(self)
+        del fields["named"]
+        return fields
+
+
+class Model:
+    """A model on its way to engines: weights, graph and reference pictures, each made once.
+
+    Args:
+        reference: as `load.locate` takes it.
+    """
+
+    def __init__(self, reference: str, plan: Plan) -> None:
+        self._plan = plan
+        self.name = reference
+        self.located = _locate(reference, plan)
+        self._loaded: Loaded | None = None
+        self._graphs: dict[tuple[tuple[Size, ...], str], bytes] = {}
+        self._references: dict[tuple[Size, int], Pixels] = {}
+
+    @property
+    def loaded(self) -> Loaded:
+        """The weights, read; needs PyTorch."""
+        if self._loaded is None:
+            if self.located.spec is not None and not self.located.files:
+                self._loaded = load.random_weights(self.located.spec)
+            else:
+                self._loaded = load.read(self.located)
+        return self._loaded
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's row; for a user's file known only once it is read."""
+        return self.located.spec or self.loaded.spec
+
+    def graph(self, sizes: tuple[Size, ...], precision: Precision) -> bytes:
+        """Export, checked for what TensorRT refuses."""
+        from engines import export, graph
+
+        kind: Precision = "fp32" if precision == "int8" else precision
+        if (sizes, kind) not in self._graphs:
+            made = export.export(self.loaded, sizes, kind)
+            graph.check(made)
+            self._graphs = {key: kept for key, kept in self._graphs.items() if key[0] == sizes}
+            self._graphs[sizes, kind] = made
+        return self._graphs[sizes, kind]
+
+    def frames(self, size: Size) -> list[Pixels]:
+        """Game frames of a size."""
+        return frames.read(size, self._plan.frames)
+
+    def reference(self, size: Size, index: int) -> Pixels:
+        """What PyTorch makes of a frame, in FP32."""
+        from engines import graph
+
+        if (size, index) not in self._references:
+            frame = self.frames(size)[index]
+            self._references[size, index] = graph.reference(self.loaded, frame)
+        return self._references[size, index]
+
+
+def _locate(reference: str, plan: Plan) -> Located:
+    try:
+        return load.locate(reference, plan.weights)
+    except WeightsMissing:
+        if not plan.random:
+            raise
+        spec = zoo.spec(reference.partition("@")[0])
+        return load.Located(f"{spec.id}-random", spec, (), "random", "random weights", None)
+
+
+def identity(
+    located: Located,
+    builder: Builder,
+    sizes: tuple[Size, ...],
+    precision: Precision | None = None,
+    options: Options = DEFAULT_OPTIONS,
+) -> Identity:
+    """Say what a fresh engine is made of; the graph's sha256 is left open.
+
+    Raises:
+        BuilderMissing: the back end's package or device is missing.
+    """
+    return Identity(
+        model=located.name,
+        model_sha256=located.sha256,
+        export=f"r{EXPORT_REVISION}",
+        onnx_sha256="",
+        sizes=sizes,
+        precision=precision or builder.precisions[0],
+        backend=builder.name,
+        backend_version=builder.version(),
+        device=builder.device(options),
+    )
+
+
+def make(jobs: Sequence[Job], plan: Plan, cache: EngineCache, progress: Progress) -> Iterator[Row]:
+    """Make the engines that are wanted, one after the other; a row each.
+
+    Args:
+        jobs: sorted so that those of one model follow each other; its weights are read once.
+    """
+    model: Model | None = None
+    of = ""
+    for job in jobs:
+        try:
+            if model is None or of != job.model:
+                model, of = None, ""
+                model, of = Model(job.model, plan), job.model
+            yield _make_one(job, model, plan, cache, progress)
+        except (WeightsMissing, BuilderMissing) as exc:
+            yield _row(job, "unavailable", str(exc))
+        except EngineError as exc:
+            yield _row(job, "failed", str(exc))
+        except MemoryError:
+            yield _row(job, "failed", "out of memory; a smaller size or model may fit")
+
+
+def _row(job: Job, status: Status, reason: str) -> Row:
+    model = Path(job.model).name
+    size = size_text(job.sizes)
+    return Row(model, size, job.backend, job.precision or "", status, reason, named=job.named)
+
+
+def _make_one(job: Job, model: Model, plan: Plan, cache: EngineCache, progress: Progress) -> Row:
+    builder = open_builder(job.backend)
+    builder.check()
+    if job.precision is not None and job.precision not in builder.precisions:
+        offered = ", ".join(builder.precisions)
+        raise BuilderMissing(f"{builder.name} does not compute in {job.precision} (only {offered})")
+    wanted = identity(model.located, builder, job.sizes, job.precision, plan.options)
+    found, why = cache.fresh(wanted)
+    if found is not None and not plan.force:
+        return row_of(found, "fresh", f"built {found.built}", job.named)
+    progress(f"waiting for another build of {model.located.name}", None)
+    with cache.lock(wanted):
+        found, why = cache.fresh(wanted)  # the one who held the lock may have built it
+        if found is not None and not plan.force:
+            return row_of(found, "fresh", f"built {found.built}", job.named)
+        log.info("building %s for %s: %s", wanted.model, wanted.backend, why)
+        entry = _build(wanted, builder, model, plan, cache, progress)
+    return row_of(entry, "built", "", job.named)
+
+
+def _build(
+    wanted: Identity,
+    builder: Builder,
+    model: Model,
+    plan: Plan,
+    cache: EngineCache,
+    progress: Progress,
+) -> Entry:
+    progress("reading the weights", None)
+    spec = model.spec
+    progress("exporting", None)
+    onnx = model.graph(wanted.sizes, wanted.precision)
+    timing = cache.timing_cache(builder.name, wanted.backend_version, wanted.device)
+    request = Request(
+        spec=spec, onnx=onnx, sizes=wanted.sizes, precision=wanted.precision,
+        options=plan.options, frames=model.frames,
+        timing_cache=timing.read_bytes() if timing.is_file() else b"",
+    )  # fmt: skip
+    start = time.perf_counter()
+    built = builder.build(request, progress)
+    seconds = time.perf_counter() - start
+    checks = _checked(built, builder, model, wanted, onnx, progress)
+    if built.timing_cache:
+        cache.write_timing_cache(timing, built.timing_cache)
+    made = replace(wanted, onnx_sha256=_sha256(onnx))
+    entry = Entry(
+        sidecar=Path(), identity=made, reference=_lasting(model), scale=spec.scale,
+        output=spec.output, licence=spec.licence, file="", sha256="", bytes=0, built="",
+        seconds=seconds,
+        checks=checks, report=built.report, options=asdict(plan.options),
+        note=_note(spec, model.located),
+    )  # fmt: skip
+    return cache.store(entry, built.engine)
+
+
+def _lasting(model: Model) -> str:
+    """Give a reference that holds from any working directory."""
+    path = Path(model.name)
+    return str(path.resolve()) if path.exists() else model.name
+
+
+def _note(spec: ModelSpec, located: Located) -> str:
+    notes = []
+    if spec.net_scale:
+        notes.append(f"its x{spec.net_scale} net, then a resize")
+    if not located.files and not spec.onnx:
+        notes.append("random weights: for timing only")
+    return "; ".join(notes)
+
+
+def _checked(
+    built: Built,
+    builder: Builder,
+    model: Model,
+    wanted: Identity,
+    onnx: bytes,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare and time the engine; where it cannot run, compare its graph.
+
+    Raises:
+        BuildFailed: the pictures are too far from PyTorch's.
+    """
+    try:
+        runner = builder.open(built.engine, model.spec, wanted.sizes)
+    except BuilderMissing as exc:
+        progress("checking the graph", None)
+        return {**_check_graph(model, wanted, onnx), "checked": "graph", "not_run": str(exc)}
+    try:
+        progress("checking", None)
+        checks = check(runner, model, wanted)
+        progress("timing", None)
+        return {**checks, **timed(runner, model.frames(wanted.sizes[0])[0]), "checked": "engine"}
+    finally:
+        runner.close()
+
+
+def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
+    """Compare and time a stored engine again.
+
+    Raises:
+        BuilderMissing: it cannot run here.
+        EngineMismatch: it is damaged or stale.
+        BuildFailed: it differs from PyTorch by more than the model's limits.
+    """
+    known = entry.identity
+    builder = open_builder(known.backend)
+    stale = known.differs(
+        identity(model.located, builder, known.sizes, known.precision, options_of(entry.options))
+    )
+    if stale is not None:
+        raise EngineMismatch(f"it is stale: {stale}")
+    engine = cache.open(entry)
+    runner = builder.open(engine.data, model.spec, known.sizes)
+    try:
+        checks = check(runner, model, known)
+        checks |= timed(runner, model.frames(known.sizes[0])[0])
+    finally:
+        runner.close()
+    return row_of(replace(entry, checks={**checks, "checked": "engine"}), "fresh", "")
+
+
+def _check_graph(model: Model, wanted: Identity, onnx: bytes) -> dict[str, Any]:
+    from engines import graph
+
+    frames = model.frames(wanted.sizes[0])[:1]
+    difference = graph.compare(onnx, model.loaded, frames)
+    graph.require(difference, model.spec, wanted.precision)
+    return _facts(difference)
+
+
+def check(runner: Runner, model: Model, wanted: Identity) -> dict[str, Any]:
+    """Compare an engine's pictures with PyTorch's.
+
+    Returns:
+        psnr in dB over all frames ("inf" if equal), max_diff and mean_diff in levels of 255.
+    Raises:
+        BuildFailed: they differ by more than the model's limits; int8 has its own, in PSNR.
+    """
+    from engines import graph
+
+    difference = _difference(runner, model, wanted)
+    if wanted.precision != "int8":
+        graph.require(difference, model.spec, wanted.precision)
+    return _facts(difference)
+
+
+def _facts(difference: Difference) -> dict[str, Any]:
+    psnr = difference.psnr
+    return {
+        "psnr": "inf" if psnr == float("inf") else round(psnr, 2),
+        "max_diff": difference.max,
+        "mean_diff": round(difference.mean, 4),
+    }
+
+
+def _difference(runner: Runner, model: Model, wanted: Identity) -> Difference:
+    from engines import graph
+
+    pairs: list[tuple[Pixels, Pixels]] = []
+    start = time.perf_counter()
+    for size in wanted.sizes:
+        for index, frame in enumerate(model.frames(size)[:_CHECKED]):
+            if pairs and time.perf_counter() - start > _LIMIT_S:
+                break
+            pairs.append((runner(frame).copy(), model.reference(size, index)))
+    return graph.difference(pairs)
+
+
+def timed(runner: Runner, frame: Pixels) -> dict[str, Any]:
+    """Time an engine, bytes to bytes, one frame at a time.
+
+    Returns:
+        ms_p50, ms_p95, fps (of the median) and runs.
+    """
+    took: list[float] = []
+    start = time.perf_counter()
+    while len(took) < _MOST_RUNS:
+        before = time.perf_counter()
+        runner(frame)
+        now = time.perf_counter()
+        took.append(1e3 * (now - before))
+        spent = now - start
+        if spent > _LIMIT_S or (len(took) >= _RUNS and spent > _ENOUGH_S):
+            break
+    p50, p95 = np.percentile(took, (50, 95))
+    return {
+        "ms_p50": round(float(p50), 2),
+        "ms_p95": round(float(p95), 2),
+        "fps": round(1e3 / float(p50), 1),
+        "runs": len(took),
+    }
+
+
+def row_of(entry: Entry, status: Status, reason: str, named: bool = True) -> Row:
+    """Give the row of a stored engine."""
+    checks, known = entry.checks, entry.identity
+    return Row(
+        model=known.model,
+        size=size_text(known.sizes),
+        backend=known.backend,
+        precision=known.precision,
+        status=status,
+        reason=reason,
+        build_s=round(entry.seconds, 2),
+        engine_mb=round(entry.bytes / 1e6, 2),
+        ms_p50=checks.get("ms_p50"),
+        ms_p95=checks.get("ms_p95"),
+        fps=checks.get("fps"),
+        runs=checks.get("runs"),
+        psnr=checks.get("psnr"),
+        max_diff=checks.get("max_diff"),
+        checked=str(checks.get("checked", "")),
+        path=str(entry.path),
+        note=entry.note,
+        named=named,
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
