@@ -20,7 +20,7 @@ from engines.spec import ModelSpec, Precision
 
 try:
     import onnx
-    from onnx import TensorProto
+    from onnx import TensorProto, numpy_helper
 except ImportError as missing:
     raise BuilderMissing(f"checking graphs needs onnx ({missing}): {INSTALL_BUILD}") from missing
 
@@ -32,20 +32,22 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 #: What nets for pictures use of the operators that TensorRT's ONNX parsers take ("Supported ONNX
-#: Operators", docs/operators.md of onnx/onnx-tensorrt). What gives a size known only once the
-#: picture is seen (NonZero, Loop) is left out: engines have one fixed size for each source size.
+#: Operators", docs/operators.md of onnx/onnx-tensorrt); the newest ones are in TensorRT-RTX 1.7's
+#: parser, against which this table is tested. What gives a size known only once the picture is
+#: seen (NonZero, Loop) is left out: engines have one fixed size for each source size.
 OPERATORS = frozenset(
     """
-    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast Ceil Clip Concat Constant
-    ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Einsum
-    Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm
-    GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization
-    HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-    LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mod Mul Neg Not OneHot Or Pad Pow PRelu
-    QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd
-    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape
+    Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat
+    Constant ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div
+    Dropout Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm
+    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample
+    GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization LRN MatMul Max
+    MaxPool Mean Min Mish Mod Mul Neg Not OneHot Or Pad Pow PRelu QuantizeLinear Range Reciprocal
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
+    ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements ScatterND Selu Shape Shrink
     Sigmoid Sign Sin Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum
-    Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
+    Swish Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor
     """.split()  # noqa: SIM905 - a list of lines each would be as long as a page
 )
 
@@ -55,23 +57,21 @@ _KINDS = frozenset(
         TensorProto.FLOAT,
         TensorProto.FLOAT16,
         TensorProto.BFLOAT16,
+        TensorProto.DOUBLE,
         TensorProto.INT8,
         TensorProto.INT32,
         TensorProto.INT64,
         TensorProto.BOOL,
     }
 )
-#: Inputs that must be known when the engine is built, by operator.
-_CONSTANT_INPUTS = {
-    "Squeeze": (1,),
-    "Unsqueeze": (1,),
-    "TopK": (1,),
-    "CumSum": (1,),
-    "ReduceMean": (1,),
-    "ReduceSum": (1,),
-}
 _RESIZE_MODES = ("nearest", "linear", "cubic")
-_PAD_MODES = ("constant", "edge", "reflect")
+_RESIZE_COORDINATES = (
+    "half_pixel",
+    "pytorch_half_pixel",
+    "tf_half_pixel_for_nn",
+    "asymmetric",
+    "align_corners",
+)
 #: Inputs that are weights, by operator: large ones are right there.
 _WEIGHTS = {
     "Conv": (1, 2),
@@ -117,6 +117,7 @@ class _Check:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = graph = model.graph
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._constants = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
         values = (*graph.input, *graph.value_info, *graph.output)
         self._kinds = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -171,20 +172,20 @@ class _Check:
                 yield f"computes in {TensorProto.DataType.Name(kind)} ({name})"
 
     def _arguments(self, node: onnx.NodeProto) -> Iterator[str]:
-        options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        options = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
         text = {key: value.decode() for key, value in options.items() if isinstance(value, bytes)}
-        for index in _CONSTANT_INPUTS.get(node.op_type, ()):
-            name = node.input[index] if index < len(node.input) else ""
-            if name and name not in self._constants:
-                yield f"wants its input {index} constant, not computed ({name})"
         if node.op_type == "Resize":
             yield from _resize(options, text)
-        if node.op_type == "Pad" and text.get("mode", "constant") not in _PAD_MODES:
-            yield f"has mode {text['mode']!r}, not one of {', '.join(_PAD_MODES)}"
         if node.op_type == "MaxPool" and len(node.output) > 1:
             yield "gives the places of the maxima, which is not supported"
-        if node.op_type == "Einsum" and "." in text.get("equation", ""):
-            yield "has an ellipsis in its equation"
+        if node.op_type.startswith("Reduce") and len(node.input) > 1:
+            axes = node.input[1]
+            if axes and axes not in self._constants:
+                yield f"wants its axes constant, not computed ({axes})"
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+            zero = self._weights.get(node.input[2])
+            if zero is None or numpy_helper.to_array(zero).any():
+                yield f"has a zero point that is not a constant 0 ({node.input[2]})"
         if any(isinstance(value, onnx.GraphProto) for value in options.values()):
             yield "holds a graph of its own"
 
@@ -200,8 +201,9 @@ def _resize(options: dict[str, object], text: dict[str, str]) -> Iterator[str]:
     mode = text.get("mode", "nearest")
     if mode not in _RESIZE_MODES:
         yield f"has mode {mode!r}, not one of {', '.join(_RESIZE_MODES)}"
-    if text.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        yield "crops as it resizes (tf_crop_and_resize)"
+    coordinates = text.get("coordinate_transformation_mode", "half_pixel")
+    if coordinates not in _RESIZE_COORDINATES:
+        yield f"places pixels as {coordinates!r}, not one of {', '.join(_RESIZE_COORDINATES)}"
     if options.get("antialias"):
         yield "resizes with antialiasing"
     if text.get("keep_aspect_ratio_policy", "stretch") != "stretch":
