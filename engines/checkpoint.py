@@ -120,7 +120,7 @@ def _scan(content: bytes, pickles: int = 1) -> None:
                 if stream.tell() > _MAX_PICKLE:
                     raise PermissionError(f"its pickle is larger than {_MAX_PICKLE >> 20} MB")
         except PermissionError as exc:
-            raise ValueError(f"{exc}; nothing was run") from None
+            raise ValueError(f"{exc}; nothing was run, save its state_dict() alone") from None
         except Exception:  # as above
             raise ValueError("it is not a PyTorch checkpoint, or it is cut off") from None
 

@@ -311,7 +311,11 @@ def read(located: Located) -> Loaded:
         if suffix == ".onnx":
             from engines import onnxfile
 
-            return Loaded(located, *onnxfile.read(located.name, located.files[0], contents[0]))
+            data = dict(zip(located.files[1:], contents[1:], strict=True))
+            spec, graph = onnxfile.read(
+                located.name, located.files[0], contents[0], data, located.sha256
+            )
+            return Loaded(located, spec, None, graph)
         return _read_file(located, contents[0], param)
     except ModuleNotFoundError as exc:
         raise BuilderMissing(
@@ -421,7 +425,7 @@ def _read_file(located: Located, content: bytes, param: bytes) -> Loaded:
     if recognised is None:
         from engines.archs import spandrel
 
-        spec, net = spandrel.read(state, located.name, path)
+        spec, net = spandrel.read(state, located.name, path, located.sha256)
     else:
         spec = _spec_of_file(located, architecture, shape, factor)
         net = archs.Resized(net, factor).eval() if factor != 1 else net
