@@ -27,7 +27,8 @@ State = Literal["ok", "warning", "missing", "elsewhere"]
 
 _PACKAGES = (
     "numpy", "opencv-python", "glfw", "PyOpenGL", "mss", "xcffib", "dxcam", "windows-capture",
-    "openvino", "torch", "matplotlib",
+    "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx-cu13", "cuda-bindings",
+    "matplotlib",
 )  # fmt: skip
 
 
@@ -190,6 +191,31 @@ def _models() -> Iterator[Check]:
             yield Check(f"model {spec.id}", "ok", f"x{spec.scale}, {spec.licence}")
 
 
+def _engines() -> Iterator[Check]:
+    from engines.build import BACKENDS, open_builder
+    from engines.cache import EngineCache, Entry
+
+    for name in BACKENDS:
+        builder = open_builder(name)
+        try:
+            builder.check()
+            yield Check(f"engines for {name}", "ok", f"can be built ({builder.version()})")
+        except EngineError as exc:
+            reason, _, fix = str(exc).partition(": ")
+            yield Check(f"engines for {name}", "missing", reason, fix)
+    cache = EngineCache()
+    found = cache.entries()
+    whole = [entry for entry in found if isinstance(entry, Entry)]
+    size = sum(entry.bytes for entry in whole) / 1e6
+    damaged = len(found) - len(whole)
+    text = f"{len(whole)} engines, {size:.1f} MB in {cache.folder}"
+    fix = "overlay engines --list says why, --clean deletes them"
+    if damaged:
+        yield Check("engines", "warning", f"{text}; {damaged} damaged", fix)
+    else:
+        yield Check("engines", "ok", text)
+
+
 def _folders() -> Iterator[Check]:
     path = log_path()
     writable = os.access(path.parent, os.W_OK)
@@ -197,7 +223,8 @@ def _folders() -> Iterator[Check]:
 
 
 _PROBES: tuple[Callable[[], Iterator[Check]], ...] = (
-    _machine, _packages, _display, _pointer, _opengl, _capture, _upscalers, _models, _folders,
+    _machine, _packages, _display, _pointer, _opengl, _capture, _upscalers, _models, _engines,
+    _folders,
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engines.errors import EngineError
+from engines.errors import EngineError, EngineMismatch
 from overlay.capture import CaptureSource
 from overlay.capture.compare import same_pixels
 from overlay.errors import CaptureLost, OverlayError, SourceClosed
@@ -129,6 +129,7 @@ class Pipeline:
         self._opening: threading.Thread | None = None
         self._name = name  # what was asked for, "default" say
         self._notice = ""
+        self._requested: str | None = None  # an upscaler to open as soon as the sizes are known
         self._captured = 0  # written by the capture thread
         self._again = False  # the last frame is to be upscaled again
         # Below: owned by the main thread.
@@ -174,6 +175,15 @@ class Pipeline:
         self._stop.set()
         self._resume.set()
 
+    def announce(self, text: str) -> None:
+        """Show a notice in the HUD, "" for none. Callable from any thread."""
+        self._notice = text
+
+    def request(self, name: str) -> None:
+        """Put another upscaler in soon, by name. Callable from any thread."""
+        self._requested = name
+        self._presenter.wake()
+
     @property
     def model(self) -> str:
         """Name of the upscaler in use."""
@@ -207,6 +217,7 @@ class Pipeline:
             for command in self._presenter.wait(self._wait_s(now, end)):
                 self._obey(command)
             self._follow()
+            self._grant()
             if time.monotonic() >= self._due:
                 self._show()
 
@@ -311,13 +322,19 @@ class Pipeline:
         at = self._cycle.index(self._name) if self._name in self._cycle else -1
         self._change(self._cycle[(at + 1) % len(self._cycle)], self._shown.frame.size)
 
+    def _grant(self) -> None:
+        name, shown = self._requested, self._shown
+        if name is not None and shown is not None and self._change(name, shown.frame.size):
+            self._requested = None
+
     def _check_default(self, picture: Picture) -> None:
-        """Let "default" choose its scale again after the game or the picture changed size."""
+        """Choose again after a change of sizes, for "default" and while a plain one stands in."""
         size = picture.frame.size
         sizes = (size, self._presenter.target_size(size))
-        if self._sizes is None or self._name != "default":
+        chooses = self._name == "default" or self._upscaler.stands_in
+        if self._sizes is None or not chooses:
             self._sizes = sizes  # what was opened at the start
-        elif sizes != self._sizes and self._change("default", size):
+        elif sizes != self._sizes and self._change(self._name, size):
             self._sizes = sizes
 
     def _change(self, name: str, size: Size) -> bool:
@@ -337,7 +354,8 @@ class Pipeline:
         assert self._reopen is not None
         try:
             self._next = self._reopen(name, size, output)
-            self._notice = ""
+            if self._notice == f"opening {name}":  # else `reopen` had something to say
+                self._notice = ""
         except Exception as exc:  # whatever it is, the old one goes on
             known = isinstance(exc, OverlayError | EngineError)
             log.error("keeping %s: %s", self._upscaler.model, exc, exc_info=not known)
@@ -493,7 +511,11 @@ class Pipeline:
         self._trace.end(frame.id, Outcome.FAILED, "infer")
         if failures == 0:
             log.error("%s failed on a frame: %s", self._upscaler.model, error)
-        if failures + 1 < _FAILURES or self._reopen is None:
+        if self._reopen is None:
+            return failures + 1
+        if isinstance(error, EngineMismatch) and self._fits(frame.size):
+            return 0
+        if failures + 1 < _FAILURES:
             return failures + 1
         plain = PLAIN_SOFTWARE if self._presenter.software else PLAIN
         log.error("%s keeps failing; showing %s instead", self._upscaler.model, plain)
@@ -501,6 +523,16 @@ class Pipeline:
         self._next = self._reopen(plain, frame.size, frame.size)
         self._name = plain
         return 0
+
+    def _fits(self, size: Size) -> bool:
+        """Open the engine for the game's new size; False if there is none."""
+        assert self._reopen is not None
+        try:
+            self._next = self._reopen(self._name, size, self._presenter.target_size(size))
+        except (OverlayError, EngineError) as exc:
+            log.error("%s", exc)
+            return False
+        return True
 
     # Any thread -------------------------------------------------------------------------------
 

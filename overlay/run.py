@@ -16,14 +16,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from engines.errors import EngineMismatch, EngineMissing
 from overlay import settings as options
+from overlay.building import BackgroundBuilds
 from overlay.capture import CaptureSource, open_source
 from overlay.cli import add_config, add_json
 from overlay.controls import Controls, flight_folder, screenshot_folder
 from overlay.doctor import last_trace_note
 from overlay.errors import OverlayError, SettingsError, WindowNotFound
 from overlay.frame import Size
-from overlay.infer import Upscaler, check_model, open_upscaler
+from overlay.infer import PLAIN, PLAIN_SOFTWARE, Upscaler, check_model, open_upscaler
 from overlay.lock import WindowLock
 from overlay.pipeline import Limits, Pipeline
 from overlay.present import Look, Presenter, open_presenter
@@ -217,12 +219,21 @@ def open_session(
     )  # fmt: skip
     presenter.follow(source.region, source.visible)
 
+    builds = stack.enter_context(BackgroundBuilds())
+
     def reopen(name: str, source: Size, output: Size) -> Upscaler:
         backend = settings.backend if name == settings.model else "auto"
-        return open_upscaler(
-            name, backend=backend, source=source, output=output,
-            threads=settings.threads, filter=settings.filter, software_gl=presenter.software,
-        )  # fmt: skip
+        try:
+            return _open(settings, name, backend, source, output, presenter.software)
+        except (EngineMissing, EngineMismatch) as exc:
+            if not settings.build:
+                raise
+            log.warning("%s", exc)
+            builds.start(name, source, backend)
+            plain = PLAIN_SOFTWARE if presenter.software else PLAIN
+            shown = _open(settings, plain, "auto", source, output, presenter.software)
+            shown.stands_in = True
+            return shown
 
     size = source.region.size
     upscaler = stack.enter_context(reopen(settings.model, size, presenter.target_size(size)))
@@ -237,7 +248,17 @@ def open_session(
         hud=controls.hud, on_command=controls.obey,
     )  # fmt: skip
     controls.pipeline = pipeline
+    builds.attach(pipeline)
     return Session(settings, recorder, source, presenter, pipeline, time.monotonic())
+
+
+def _open(
+    settings: Settings, name: str, backend: str, source: Size, output: Size, software_gl: bool
+) -> Upscaler:
+    return open_upscaler(
+        name, backend=backend, source=source, output=output,
+        threads=settings.threads, filter=settings.filter, software_gl=software_gl,
+    )  # fmt: skip
 
 
 def sees_overlay(source: CaptureSource, settings: Settings) -> bool:

@@ -152,6 +152,10 @@ class Settings:
         "default", "model or shader; see overlay doctor", group="upscaler", metavar="NAME"
     )
     backend: str = _option("auto", "back end of the model", group="upscaler", metavar="NAME")
+    build: bool = _option(
+        False, "build a missing engine in the background; the plain upscale shows until then",
+        group="upscaler",
+    )  # fmt: skip
     cycle: str = _option(
         "default,fsr1,bicubic,bilinear", "upscalers that the hotkey goes through",
         group="upscaler", metavar="A,B,…",

@@ -96,7 +96,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for file in tracked():
-        if file.suffix in {".py", ".toml", ".md", ".glsl"} or "weights" in file.parts:
+        if file.suffix in {".py", ".toml", ".md", ".glsl"} or {"weights", "samples"} & {*file.parts}:
             copy = source / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
@@ -120,11 +120,13 @@ def test_the_wheel_has_shaders_weights_and_types(wheel: list[str]) -> None:
     shipped = {
         str(file.relative_to(ROOT))
         for file in tracked()
-        if file.suffix == ".glsl" or file.parent == ROOT / "engines" / "weights"
+        if file.suffix == ".glsl"
+        or file.parent in (ROOT / "engines" / "weights", ROOT / "engines" / "samples")
     }
     assert shipped
     assert any(name.endswith(".glsl") for name in shipped)
     assert any(name.startswith("engines/weights/") for name in shipped)
+    assert any(name.startswith("engines/samples/") for name in shipped)
     assert (shipped | {"overlay/py.typed"}) <= set(wheel)
 
 

@@ -18,8 +18,6 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from engines.errors import UnknownModel
-from engines.spec import ModelSpec
 from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Frame, Picture, Region, Size
@@ -34,7 +32,10 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 INSTALL_CPU = 'pip install "sr-overlay[cpu]" (from a clone: pip install ".[cpu]")'
 
 #: Names of the back ends on the command line.
-BACKENDS = ("auto", "openvino", "cpu", "opengl", "resize")
+BACKENDS = ("auto", "openvino", "cpu", "onnxruntime", "onnx", "opengl", "resize")
+_ALIASES = {"cpu": "openvino", "onnx": "onnxruntime"}
+#: Engines for these can be built, but nothing here runs them yet.
+_NOT_YET = ("tensorrt", "tensorrt-rtx")
 
 #: The shader shown where there is no engine: the plain upscale; and where OpenGL runs on the
 #: CPU, on which fsr1 takes longer than the nets do.
@@ -65,6 +66,8 @@ class Upscaler(Closing):
     device: str
     #: How many frames may be submitted and not yet polled.
     slots: int = 1
+    #: Whether it is shown only until the one that was asked for has been built.
+    stands_in: bool = False
     #: Whether `submit` + `poll(0)` take no time, so that no thread of its own is needed.
     inline: bool = False
 
@@ -121,6 +124,11 @@ def candidates() -> list[Candidate]:
         found.append(
             Candidate("openvino", False, "OpenVINO is not installed", f"run {INSTALL_CPU}")
         )
+    if find_spec("onnxruntime"):
+        found.append(Candidate("onnxruntime", True, "ONNX Runtime is installed, for engines"))
+    else:
+        fix = 'only for engines of that kind: pip install "sr-overlay[onnx]"'
+        found.append(Candidate("onnxruntime", False, "ONNX Runtime is not installed", fix))
     found.append(Candidate("opengl", True, "shaders run wherever the presenter does"))
     return found
 
@@ -138,19 +146,25 @@ def open_upscaler(
     """Open a model or shader by name, warmed up for frames of size `source`.
 
     Args:
-        model: a shader of `SHADERS`, a model of `engines.zoo`, or "default", which takes the
-            smallest scale that reaches `output` and, with back end "auto", falls back to the
-            shader fsr1 where no net is fast enough.
-        backend: "auto", "openvino" (or "cpu"), "opengl", "resize".
+        model: a shader of `SHADERS`; "default", which takes the smallest scale that reaches
+            `output` and, with back end "auto", falls back to the shader fsr1 where no net is
+            fast enough; or any model that has an engine in the cache: a name of `engines.zoo`,
+            a file, hf:OWNER/NAME.
+        backend: "auto", "openvino" (or "cpu"), "onnxruntime" (or "onnx"), "opengl", "resize".
         threads: of a CPU model; 0 = all cores.
         filter: shader for what is left between the result and the size on screen.
         software_gl: the presenter's OpenGL runs on the CPU: spare it what the host does cheaper.
     Raises:
         SettingsError: unknown model or back end, or a pair that does not go together.
         BackendUnavailable: the back end named cannot be used here.
-        EngineError: the model's files are missing or damaged.
+        EngineError: the model's files are missing or damaged, or it has no fresh engine here.
     """
-    backend = {"cpu": "openvino"}.get(backend, backend)
+    backend = _ALIASES.get(backend, backend)
+    if backend in _NOT_YET:
+        raise BackendUnavailable(
+            f"this version builds engines for {backend}, but cannot show them yet: "
+            "use --backend auto"
+        )
     if backend not in BACKENDS:
         hint = suggestion(backend, BACKENDS)
         raise SettingsError(f"unknown back end {backend!r} (one of {', '.join(BACKENDS)}){hint}")
@@ -164,7 +178,23 @@ def open_upscaler(
         return _open_shader(model)
     if backend == "opengl":
         raise SettingsError(f"{model} is a net; opengl runs {', '.join(SHADERS)}")
-    return _open_net(model, backend, source, output, threads, filter, software_gl)
+    check_model(model)
+    if _is_embedded(model) and backend in ("auto", "openvino"):
+        return _open_net(model, backend, source, output, threads, filter, software_gl)
+    from overlay.infer.engines import open_engine
+
+    if model == "default":
+        from engines import zoo
+
+        model = zoo.default_for(source, output).id
+    return _warm(open_engine(model, backend, source, threads, filter, software_gl), source)
+
+
+def _is_embedded(model: str) -> bool:
+    """Whether a model comes with the program and runs without having been built."""
+    from engines import zoo
+
+    return model == "default" or any(spec.id == model for spec in zoo.SHIPPED)
 
 
 def _open_shader(name: str) -> Upscaler:
@@ -186,7 +216,7 @@ def _open_net(
 
     plain = PLAIN_SOFTWARE if software_gl else PLAIN
     may_fall_back = model == "default" and backend == "auto"
-    spec = zoo.default_for(source, output) if model == "default" else _spec(model)
+    spec = zoo.default_for(source, output) if model == "default" else zoo.spec(model)
     try:
         from overlay.infer.openvino import OpenVinoUpscaler
     except ImportError as exc:
@@ -212,31 +242,22 @@ def _open_net(
     return _open_shader(plain)
 
 
-def _spec(name: str) -> ModelSpec:
-    """Find a net by its name.
-
-    Raises:
-        SettingsError: there is none; the message lists nets and shaders.
-    """
-    from engines import zoo
-
-    try:
-        return zoo.spec(name)
-    except UnknownModel as exc:
-        known = ("default", *(spec.id for spec in zoo.ZOO), *SHADERS)
-        raise SettingsError(
-            f"unknown model {name!r} (one of {', '.join(known)}){suggestion(name, known)}"
-        ) from exc
-
-
 def check_model(name: str) -> None:
     """Check a name without opening anything.
 
     Raises:
-        SettingsError: it is neither "default", nor a net, nor a shader.
+        SettingsError: it is neither "default", nor a shader, nor can it be a model's; the
+            message lists nets and shaders.
     """
-    if name != "default" and name not in SHADERS:
-        _spec(name)
+    from engines import zoo
+    from overlay.infer.engines import is_known
+
+    if name != "default" and name not in SHADERS and not is_known(name):
+        known = ("default", *(spec.id for spec in zoo.ZOO), *SHADERS)
+        raise SettingsError(
+            f"unknown model {name!r} (one of {', '.join(known)}, or a file)"
+            f"{suggestion(name, known)}"
+        )
 
 
 def _warm(upscaler: Upscaler, source: Size) -> Upscaler:

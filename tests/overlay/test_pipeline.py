@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from engines.errors import EngineError
+from engines.errors import EngineError, EngineMismatch
 from overlay.capture import CaptureSource
 from overlay.errors import CaptureLost, DisplayLost, SourceClosed
 from overlay.frame import Frame, Picture, Pixels, Region, Size
@@ -378,6 +378,86 @@ def test_default_chooses_again_after_a_resize() -> None:
 
     run(source, FakeUpscaler("x"), presenter, reopen=reopen, name="default")
     assert asked == [Size(6, 6)]
+
+
+class FixedSize(FakeUpscaler):
+    """An engine: takes frames of one size."""
+
+    def __init__(self, model: str, size: Size) -> None:
+        super().__init__(model)
+        self._size = size
+
+    def submit(self, frame: Frame) -> None:
+        if frame.size != self._size:
+            raise EngineMismatch(f"built for {self._size}, not for {frame.size}")
+        super().submit(frame)
+
+
+def test_an_engine_of_another_size_is_opened_after_a_resize() -> None:
+    presenter = FakePresenter()
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
+    source = ScriptedSource(script, 0.005)
+    counts, _, pipeline = run(
+        source, FixedSize("net", SIZE), presenter, name="net",
+        reopen=lambda name, size, output: FixedSize(name, size),
+    )  # fmt: skip
+    assert counts.failed == 1  # the one that showed it
+    assert counts.presented > 20
+    assert (pipeline.model, presenter.pictures[-1].frame.size) == ("net", Size(6, 6))
+
+
+def test_without_an_engine_of_the_new_size_the_plain_upscale_is_shown() -> None:
+    def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
+        if name == "net":
+            raise EngineError("there is no engine")
+        return FakeUpscaler(name, inline=True)
+
+    presenter = FakePresenter()
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
+    counts, _, pipeline = run(
+        ScriptedSource(script, 0.005), FixedSize("net", SIZE), presenter, name="net", reopen=reopen
+    )
+    assert pipeline.model == "fsr1"
+    assert counts.presented > 20
+
+
+def test_an_engine_that_became_ready_takes_the_place_of_the_one_that_stands_in() -> None:
+    plain = FakeUpscaler("fsr1", inline=True)
+    plain.stands_in = True
+    made: list[Size] = []
+
+    def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
+        made.append(size)
+        return FakeUpscaler(name)
+
+    def requests(command: Command, picture: Picture | None) -> None:
+        pipelines[0].announce("building net")
+        pipelines[0].request("net")
+
+    presenter = FakePresenter(commands={10: Command("screenshot")})
+    recorder = TraceRecorder()
+    source = ScriptedSource(range(1, 61), 0.005)
+    pipelines = [
+        Pipeline(source, plain, presenter, recorder, name="net", reopen=reopen, on_command=requests)
+    ]
+    pipelines[0].run()
+    recorder.close()
+    assert made == [SIZE]
+    names = [picture.model for picture in presenter.pictures]
+    assert (names[0], names[-1]) == ("fsr1", "net")
+    assert plain.closed
+
+
+def test_a_stand_in_is_replaced_after_a_resize_if_there_is_an_engine() -> None:
+    plain = FakeUpscaler("fsr1", inline=True)
+    plain.stands_in = True
+    presenter = FakePresenter()
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
+    _, _, pipeline = run(
+        ScriptedSource(script, 0.005, presenter.has_shown), plain, presenter, name="net",
+        reopen=lambda name, size, output: FixedSize(name, size),
+    )  # fmt: skip
+    assert pipeline.model == "net"
 
 
 def test_quit_ends_the_run() -> None:

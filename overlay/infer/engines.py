@@ -1,0 +1,133 @@
+"""Engines from the cache: found by the model's name, checked to be fresh, opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from engines import load, make, zoo
+from engines.build import Builder, open_builder
+from engines.cache import EngineCache, Entry, Identity
+from engines.errors import EngineMissing, UnknownModel, WeightsMissing
+from engines.spec import Engine
+from overlay.errors import BackendUnavailable, SettingsError
+from overlay.frame import Size
+from overlay.infer import INSTALL_CPU, Upscaler
+
+log = logging.getLogger(__name__)
+
+#: Back ends whose engines can be opened here, in the order in which "auto" looks for one, with
+#: the package each needs.
+OPENABLE = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
+INSTALL = {
+    "openvino": INSTALL_CPU,
+    "onnxruntime": 'pip install "sr-overlay[onnx]", or onnxruntime-directml on Windows',
+}
+
+
+#: A name that ends so is a file's, also where there is no such file.
+_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".onnx")
+
+
+def is_known(name: str) -> bool:
+    """Whether a name could be a model's: of the zoo, of the cache, a file or a repository."""
+    if name.startswith("hf:") or Path(name).exists() or Path(name).suffix in _ENDINGS:
+        return True
+    try:
+        zoo.spec(name.partition("@")[0])
+    except UnknownModel:
+        return bool(EngineCache().of_model(name))
+    return True
+
+
+def open_engine(
+    model: str, backend: str, source: Size, threads: int, filter: str, merge: bool
+) -> Upscaler:
+    """Open the fastest fresh engine of a model for a source size.
+
+    Args:
+        model: name of the zoo or of the cache, a file, or hf:OWNER/NAME.
+        backend: "auto" or one of `OPENABLE`.
+        threads, filter, merge: as the upscalers take them.
+    Raises:
+        EngineMissing: there is no fresh engine; the message says why and how to build one.
+        EngineMismatch: the engine is damaged.
+        BackendUnavailable: the back end's package is missing.
+    """
+    cache = EngineCache()
+    found, reasons = _search(cache, model, backend, source)
+    if found is None:
+        raise EngineMissing(
+            f"no engine of {model} for {source}: {'; '.join(reasons)}. Build it with "
+            f"overlay engines --models {model} --sizes {source} --backend {target(backend)}, "
+            "or let overlay run --build do so while it shows the plain upscale"
+        )
+    log.info("opening %s", found.path)
+    return _opened(cache.open(found), threads, filter, merge)
+
+
+def target(backend: str) -> str:
+    """Name the back end to build for where there is no engine yet."""
+    if backend != "auto":
+        return backend
+    return next((name for name, package in OPENABLE.items() if find_spec(package)), "openvino")
+
+
+def _search(
+    cache: EngineCache, model: str, backend: str, source: Size
+) -> tuple[Entry | None, list[str]]:
+    """Give the fastest of the fresh engines, else the reasons why there is none."""
+    names = tuple(OPENABLE) if backend == "auto" else (backend,)
+    usable = [name for name in names if find_spec(OPENABLE[name])]
+    if not usable:
+        lines = [f"{name} is not installed: {INSTALL[name]}" for name in names]
+        raise BackendUnavailable("; ".join(lines))
+    known, sha256 = _weights(cache, model)
+    fresh, reasons = [], []
+    for name in usable:
+        for wanted in _wanted(open_builder(name), known, sha256, source):
+            entry, why = cache.fresh(wanted)
+            if entry is not None:
+                fresh.append(entry)
+            elif why != "it was not built":
+                reasons.append(f"{name} {wanted.precision}: {why}")
+    fresh.sort(key=_milliseconds)
+    return (fresh[0] if fresh else None), reasons or ["it was not built"]
+
+
+def _milliseconds(entry: Entry) -> float:
+    took = entry.checks.get("ms_p50")
+    return float(took) if isinstance(took, int | float) else float("inf")
+
+
+def _weights(cache: EngineCache, model: str) -> tuple[str, str]:
+    """Give a model's name in the cache and the sha256 of its weights, "" if they are gone."""
+    try:
+        located = load.locate(model)
+    except WeightsMissing:
+        log.info("the weights of %s are not here: its engine is taken as it is", model)
+        return model, ""
+    except UnknownModel as exc:
+        if not cache.of_model(model):
+            raise SettingsError(str(exc)) from exc
+        return model, ""  # a user's file, by the name that its engine has
+    return located.name, located.sha256
+
+
+def _wanted(builder: Builder, model: str, sha256: str, source: Size) -> Iterator[Identity]:
+    located = load.Located(model, None, (), sha256, "", None)
+    size = (source.width, source.height)
+    for precision in builder.precisions:
+        yield make.identity(located, builder, (size,), precision)
+
+
+def _opened(engine: Engine, threads: int, filter: str, merge: bool) -> Upscaler:
+    if engine.backend == "openvino":
+        from overlay.infer.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(engine, threads, filter, merge=merge)
+    from overlay.infer.onnxruntime import OnnxRuntimeUpscaler
+
+    return OnnxRuntimeUpscaler(engine, threads, filter, merge=merge)
