@@ -10,7 +10,6 @@ Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure.
 from __future__ import annotations
 
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ def read(param: bytes, data: bytes, name: str) -> NcnnModel:
         layers = _layers(param)
         architecture, shape, resize = _recognised(layers)
         tensors = _tensors(layers, data)
-    except (ValueError, OverflowError, struct.error) as exc:
+    except ValueError as exc:
         raise ModelInvalid(f"{name} is not an ncnn model that can be read: {exc}") from exc
     names = _compact_names(shape) if architecture == "compact" else _rrdb_names(shape)
     return NcnnModel(architecture, shape, resize, dict(zip(names, tensors, strict=True)))
@@ -266,7 +265,7 @@ def _tensors(layers: list[Layer], data: bytes) -> list[Floats]:
     for layer in layers:
         if layer.kind == "Convolution":
             outputs = _integer(layer, 0)
-            flag, offset = struct.unpack_from("<I", data, offset)[0], offset + 4
+            flag, offset = int.from_bytes(data[offset : offset + 4], "little"), offset + 4
             if flag not in (_FLOAT16, _FLOAT32):
                 raise ValueError(f"the weights of a Convolution are in an unknown form ({flag:#x})")
             weight, offset = _numbers(data, offset, _integer(layer, 6), half=flag == _FLOAT16)
