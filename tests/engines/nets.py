@@ -1,0 +1,119 @@
+"""Small nets with random weights, game frames and users' graphs, for the tests of graphs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from engines import load, zoo
+from engines.load import Loaded, Located
+from engines.spec import ModelSpec
+
+FRAMES = Path(__file__).parents[1] / "data" / "freedoom"
+Pixels = NDArray[np.uint8]
+
+
+@cache
+def game_frame(width: int, height: int, index: int = 0) -> Pixels:
+    """A piece of a Freedoom frame, BGRA, alpha 255; from its middle, where most happens."""
+    picture = cv2.imread(str(sorted(FRAMES.glob("*-hr.png"))[index]))
+    assert picture is not None
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    cut = picture[top : top + height, left : left + width]
+    assert cut.shape[:2] == (height, width)
+    return cv2.cvtColor(cut, cv2.COLOR_BGR2BGRA).astype(np.uint8)
+
+
+@cache
+def random_net(name: str, **shape: int) -> Loaded:
+    """A row with seeded random weights, some of its shape's numbers made smaller."""
+    row = zoo.spec(name)
+    return load.random_weights(replace(row, shape=tuple({**dict(row.shape), **shape}.items())))
+
+
+#: What becomes of a row in a second: the nets as they are, the largest cut to one block.
+SMALL = {
+    "default-x2": {},
+    "default-x3": {},
+    "realesr-animevideov3-x3": {"features": 16, "convs": 4},
+    "superultracompact-x2": {},
+    "span-x2": {},
+    "realesrgan-x4plus": {"blocks": 1},
+    "realesrgan-x2plus": {"blocks": 1},
+}
+
+
+def small(name: str) -> Loaded:
+    """A row's net: shipped weights where there are some, else small and random."""
+    if name.startswith("default"):
+        return load.read(load.locate(name))
+    return random_net(name, **SMALL[name])
+
+
+def user_spec(scale: int = 2) -> ModelSpec:
+    return ModelSpec("mine", "onnx", scale, "as the file's", (), receptive_field=1)
+
+
+def user_graph(
+    *nodes: onnx.NodeProto,
+    weights: dict[str, NDArray[np.generic]] | None = None,
+    size: tuple[int | str, int | str] = ("w", "h"),
+    opset: int = 17,
+    scale: int = 2,
+    names: tuple[str, str] = ("input", "output"),
+) -> Loaded:
+    """A model as a user gives it: `nodes` lead from `names[0]` to `names[1]`."""
+    width, height = size
+    graph = helper.make_graph(
+        nodes,
+        "mine",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, ["n", 3, height, width])],
+        [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, ["n", 3, "H", "W"])],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    located = Located("mine", user_spec(scale), (), "0" * 64, "a test's")
+    return Loaded(located, user_spec(scale), None, model)
+
+
+def conv_and_shuffle(**options: object) -> Loaded:
+    """A user's graph: one convolution, blocks of channels to pixels."""
+    kernel = np.random.default_rng(0).normal(0, 0.1, (12, 3, 3, 3)).astype(np.float32)
+    kernel[:, :, 1, 1] += np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    first, last = options.get("names", ("input", "output"))  # type: ignore[misc]
+    return user_graph(
+        helper.make_node("Conv", [first, "kernel"], ["features"], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", ["features"], [last], blocksize=2, mode="CRD"),
+        weights={"kernel": kernel},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def resized_by_computed_sizes() -> Loaded:
+    """A user's graph that works out the output's size in floats, as some exporters write it."""
+    return user_graph(
+        helper.make_node("Shape", ["input"], ["shape"]),
+        helper.make_node("Cast", ["shape"], ["lengths"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["lengths", "factors"], ["longer"]),
+        helper.make_node("Cast", ["longer"], ["sizes"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["input", "half"], ["darker"]),
+        helper.make_node(
+            "Resize",
+            ["darker", "", "", "sizes"],
+            ["output"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        weights={
+            "factors": np.array([1, 1, 2, 2], np.float32),
+            "half": np.array(0.5, np.float32),
+        },
+    )
