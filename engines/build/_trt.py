@@ -285,7 +285,7 @@ class Build:
         """Check the graph's input and output; add a profile per size where it is dynamic."""
         shapes: dict[str, tuple[int, ...]] = {}
         for i in range(self.network.num_inputs):
-            shapes[self.network.get_input(i).name] = tuple(self.network.get_input(i).shape)
+            shapes[self.network.get_input(i).name] = lengths(self.network.get_input(i).shape)
         names = [self.network.get_output(i).name for i in range(self.network.num_outputs)]
         if [*shapes, *names] != [INPUT, OUTPUT]:
             raise self.failed(
@@ -336,6 +336,11 @@ def parser_error(error: trt.ParserError) -> str:
     if error.node() < 0:
         return why
     return f"node {error.node()}, {error.node_operator()} {name!r}: {why}"
+
+
+def lengths(dims: trt.Dims) -> tuple[int, ...]:
+    """Give a shape as a tuple; -1 is a length that is not fixed."""
+    return tuple(dims[axis] for axis in range(len(dims)))
 
 
 def content(memory: trt.IHostMemory) -> bytes:
@@ -395,7 +400,7 @@ class TensorRtRunner(Runner):
         shape = (1, size[1], size[0], 4)
         for index in range(self._engine.num_optimization_profiles):
             shapes: list[trt.Dims] = self._engine.get_tensor_profile_shape(INPUT, index)
-            if tuple(shapes[1]) == shape:
+            if lengths(shapes[1]) == shape:
                 return index
         raise EngineMismatch(f"this {self._title} engine does not take {size[0]}x{size[1]}")
 
@@ -425,7 +430,7 @@ class TensorRtRunner(Runner):
         self._need(self._context.set_input_shape(INPUT, shape), f"take the shape {shape}")
         channels = () if self._spec.output == "luma" else (4,)
         picture = (size[1] * self._spec.scale, size[0] * self._spec.scale, *channels)
-        found = tuple(self._context.get_tensor_shape(OUTPUT))
+        found = lengths(self._context.get_tensor_shape(OUTPUT))
         if found != (1, *picture):
             raise EngineMismatch(f"this {self._title} engine gives {found}, not {(1, *picture)}")
         self._size, self._shape = size, picture

@@ -6,7 +6,6 @@ object made without one can end the process, so this is always asked first.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -115,12 +114,14 @@ class Session:
         return int(address)
 
     def pinned_memory(self, size: int) -> Pixels:
-        """Allocate page-locked bytes in main memory: uint8 (size,)."""
-        flags = self._runtime.cudaHostAllocDefault
-        result = self._runtime.cudaHostAlloc(size, flags)
-        address = checked(self._runtime, result, f"allocate {size} bytes of pinned memory")
-        self._free_later(self._runtime.cudaFreeHost, address, f"{size} bytes of pinned memory")
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address)))
+        """Allocate bytes of main memory, page-locked until `close`, valid as long as it is used."""
+        array = np.empty(size, np.uint8)
+        flags = self._runtime.cudaHostRegisterDefault
+        result = self._runtime.cudaHostRegister(array.ctypes.data, size, flags)
+        checked(self._runtime, result, f"pin {size} bytes of memory")
+        unpin = self._runtime.cudaHostUnregister
+        self._free_later(unpin, array.ctypes.data, f"{size} bytes of pinned memory")
+        return array
 
     def upload(self, device: int, pinned: Pixels) -> None:
         """Queue a copy of all of `pinned` to an address on the device."""

@@ -174,7 +174,7 @@ def layer_counts(text: str) -> dict[str, object]:
     Which layers are slow is not known: that takes profiling.
     """
     try:
-        layers = json.loads(text)["Layers"]
+        layers = list(json.loads(text)["Layers"])
     except (ValueError, TypeError, KeyError):
         return {}
     described: list[dict[str, Any]] = [layer for layer in layers if isinstance(layer, dict)]
