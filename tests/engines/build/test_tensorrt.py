@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -215,6 +216,7 @@ class HostCuda:
     )
 
     def __init__(self) -> None:
+        self.devices = 1
         self.memory: dict[int, Any] = {}
         self.calls: list[str] = []
         self.fails: str = ""
@@ -230,7 +232,7 @@ class HostCuda:
         return call
 
     def _cudaGetDeviceCount(self) -> int:  # noqa: N802
-        return 1
+        return self.devices
 
     def _cudaGetErrorName(self, status: Status) -> bytes:  # noqa: N802
         return status.name.encode()
@@ -302,7 +304,8 @@ def host_cuda(monkeypatch: pytest.MonkeyPatch) -> HostCuda:
 
 
 def opened(engine: Repeat | None, spec: ModelSpec, sizes: list[Size]) -> _trt.TensorRtRunner:
-    runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
+    engines = [engine]
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: engines.pop())
     library: Any = SimpleNamespace(ILogger=object, Runtime=lambda log: runtime)
     prepare: Any = lambda found: found  # noqa: E731
     return _trt.TensorRtRunner(lambda: library, "TensorRT", b"", spec, tuple(sizes), prepare)
@@ -310,7 +313,10 @@ def opened(engine: Repeat | None, spec: ModelSpec, sizes: list[Size]) -> _trt.Te
 
 def test_the_runner_switches_sizes_and_frees_all(host_cuda: HostCuda, toy_spec: ModelSpec) -> None:
     sizes = [(6, 4), (3, 5), (8, 2)]
-    runner = opened(Repeat(sizes[::-1]), toy_spec, sizes)
+    engine = Repeat(sizes[::-1])
+    weakref.finalize(engine, host_cuda.calls.append, "engine")
+    runner = opened(engine, toy_spec, sizes)
+    del engine
     rng = np.random.default_rng(3)
     for width, height in (*sizes, *sizes):
         frame = rng.integers(0, 256, (height, width, 4), np.uint8)
@@ -322,8 +328,8 @@ def test_the_runner_switches_sizes_and_frees_all(host_cuda: HostCuda, toy_spec: 
     runner.close()
     assert host_cuda.memory == {}
     assert np.array_equal(last, frame.repeat(2, 0).repeat(2, 1))  # a picture outlives it
-    frees = ["cudaFree", "cudaFree", "cudaHostUnregister", "cudaHostUnregister"]
-    assert host_cuda.calls[-5:] == [*frees, "cudaStreamDestroy"]
+    frees = ["engine", "cudaFree", "cudaFree", "cudaHostUnregister", "cudaHostUnregister"]
+    assert host_cuda.calls[-6:] == [*frees, "cudaStreamDestroy"]
 
 
 @pytest.mark.parametrize(
@@ -361,6 +367,12 @@ def test_an_engine_that_tensorrt_refuses(host_cuda: HostCuda, toy_spec: ModelSpe
     engine.runs = False
     with pytest.raises(EngineError, match="cannot run: no reason given"):
         opened(engine, toy_spec, [SIZE])(np.zeros((SIZE[1], SIZE[0], 4), np.uint8))
+
+
+def test_a_driver_without_a_gpu_is_no_gpu(host_cuda: HostCuda, toy_spec: ModelSpec) -> None:
+    host_cuda.devices = 0
+    with pytest.raises(BuilderMissing, match=r"no NVIDIA GPU here \(0 CUDA devices\)"):
+        opened(Repeat([SIZE]), toy_spec, [SIZE])
 
 
 def test_every_name_of_cuda_exists() -> None:
