@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import load, zoo
+from engines.export import export
 from engines.load import Loaded, Located
-from engines.spec import ModelSpec
+from engines.spec import ModelSpec, Precision, Size
 
 FRAMES = Path(__file__).parents[1] / "data" / "freedoom"
 Pixels = NDArray[np.uint8]
 
 
 @cache
-def game_frame(width: int, height: int, index: int = 0) -> Pixels:
-    """A piece of a Freedoom frame, BGRA, alpha 255; from its middle, where most happens."""
+def game_frame(width: int, height: int, index: int = 1) -> Pixels:
+    """A piece of a Freedoom frame, BGRA, alpha 255: its middle, which is grey in 0 and 2."""
     picture = cv2.imread(str(sorted(FRAMES.glob("*-hr.png"))[index]))
     assert picture is not None
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
@@ -55,6 +56,12 @@ def small(name: str) -> Loaded:
     if name.startswith("default"):
         return load.read(load.locate(name))
     return random_net(name, **SMALL[name])
+
+
+@cache
+def exported(name: str, precision: Precision, *sizes: Size) -> bytes:
+    """The graph of a `small` net."""
+    return export(small(name), sizes, precision)
 
 
 def user_spec(scale: int = 2) -> ModelSpec:

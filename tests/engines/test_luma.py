@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from engines import load, zoo
-from engines.archs.luma import LumaNet, TrainableLumaNet, bilinear_phases
+from engines.archs.luma import LumaNet, LumaPicture, TrainableLumaNet, bilinear_phases
 from engines.export import onnx_model
 
 CROPS = Path(__file__).parents[1] / "data" / "freedoom"
@@ -177,6 +177,21 @@ def test_export_gives_the_graph_that_every_backend_takes() -> None:
     bgra = noise(13, 11)
     expected = in_torch(LumaNet(net.folded()), bgra)
     assert_within_one_level(in_onnxruntime(model.SerializeToString(), bgra), expected)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_form_for_gpus_puts_the_blocks_together(scale: int) -> None:
+    net = LumaNet(random_net(scale).folded())
+    bgra = noise(9, 7)
+    planes = torch.from_numpy(bgra.transpose(2, 0, 1).astype(np.float32))[None]
+    with torch.no_grad():
+        picture = LumaPicture(net)(planes)[0, 0].round().clamp(0, 255).to(torch.uint8).numpy()
+    blocks = in_torch(net, bgra)
+    assert picture.shape == (9 * scale, 7 * scale)
+    for index in range(scale * scale):
+        assert (
+            picture[index // scale :: scale, index % scale :: scale] == blocks[..., index]
+        ).all()
 
 
 def test_shipped_graphs_hold_no_trace_of_the_machine_they_were_made_on() -> None:
