@@ -60,7 +60,8 @@ def export(loaded: Loaded, sizes: Sequence[Size], precision: Precision) -> bytes
         sizes: of the source, (width, height) in pixels. One: the graph is of this size, and pads
             (with its edge pixels, to the right and below) and crops where the net wants a
             multiple. Several: height and width are dynamic.
-        precision: "fp16" computes in FP16 throughout; for all others the graph is FP32.
+        precision: "fp16" computes in FP16 throughout; for all others the graph is FP32, but for
+            the inside of a user's own FP16 graph.
     Returns:
         ONNX: input `bgra`, uint8 (1, H, W, 4), alpha is ignored; output `picture`, uint8
         (1, H*scale, W*scale, 4) BGRA with alpha 255 or, for luma, (1, H*scale, W*scale). The same
@@ -79,7 +80,8 @@ def export(loaded: Loaded, sizes: Sequence[Size], precision: Precision) -> bytes
 
         core = halved(core)
     try:
-        model = _wrapped(core, spec, sizes)
+        kind = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
+        model = _wrapped(core, spec, sizes, kind)
         _tidied(model, spec.id)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise BuildFailed(f"the {precision} graph of {spec.id} is invalid: {_line(exc)}") from exc
@@ -217,7 +219,8 @@ def _resize_input(value: onnx.ValueInfoProto, spec: ModelSpec, fixed: Size | Non
                 f"{spec.id} takes pictures of {dims[3].dim_value or 'any'}x"
                 f"{dims[2].dim_value or 'any'} only; export it with dynamic height and width"
             )
-    value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [1, 3, *wanted]))
+    kind = value.type.tensor_type.elem_type
+    value.CopyFrom(helper.make_tensor_value_info(value.name, kind, [1, 3, *wanted]))
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -252,14 +255,18 @@ class _Chain:
         self.last = name
 
 
-def _wrapped(core: onnx.ModelProto, spec: ModelSpec, sizes: Sequence[Size]) -> onnx.ModelProto:
-    """Put the nodes that turn BGRA bytes into planes and back around a core."""
+def _wrapped(
+    core: onnx.ModelProto, spec: ModelSpec, sizes: Sequence[Size], kind: int
+) -> onnx.ModelProto:
+    """Put the nodes that turn BGRA bytes into planes of `kind` and back around a core."""
     graph = core.graph
-    kind = graph.input[0].type.tensor_type.elem_type
     before, after = _Chain("before/", "bgra"), _Chain("after/", graph.output[0].name)
     padding = _padding(spec, sizes)
     crop = sizes[0] if any(padding) else None
     _to_planes(before, spec, kind, padding)
+    if graph.input[0].type.tensor_type.elem_type != kind:  # a user's own FP16 graph
+        before.add("Cast", to=TensorProto.FLOAT16)
+        after.add("Cast", to=kind)
     _to_bytes(after, spec, kind, crop)
     _rename_input(graph, graph.input[0].name, before.last)
     after.nodes[-1].output[0] = "picture"

@@ -307,7 +307,9 @@ def reference(loaded: Loaded, bgra: Pixels) -> Pixels:
 def _planes(loaded: Loaded, rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run the net: float RGB [1, 3, H, W], 0..1, to [1, 3, H*scale, W*scale], not clamped."""
     if loaded.graph is not None:
-        return _run(_session(loaded.graph.SerializeToString()), rgb).astype(np.float32)
+        session = _session(loaded.graph.SerializeToString())
+        half = session.get_inputs()[0].type == "tensor(float16)"
+        return _run(session, rgb.astype(np.float16) if half else rgb).astype(np.float32)
     import torch
 
     assert loaded.module is not None

@@ -22,6 +22,7 @@ from engines import graph, load, zoo
 from engines.archs.luma import LumaNet
 from engines.errors import BuilderMissing, BuildFailed
 from engines.export import export, publish
+from engines.fp16 import halved
 from engines.load import Loaded
 from engines.spec import Precision
 from tests.engines.nets import (
@@ -236,6 +237,18 @@ def test_a_user_s_graph_gets_bytes_at_both_ends(
     floats = {TensorProto.FLOAT, TensorProto.FLOAT16}
     expected = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
     assert floats.intersection(kinds_inside(data).values()) == {expected}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_user_s_fp16_graph_stays_fp16(precision: Precision) -> None:
+    single = conv_and_shuffle()
+    assert single.graph is not None
+    loaded = replace(single, graph=halved(single.graph))
+    data = export(loaded, [(34, 26)], precision)
+    graph.check(data)
+    graph.require(graph.compare(data, loaded, [game_frame(34, 26)]), loaded.spec, precision)
+    casts = [node.op_type for node in onnx.load_from_string(data).graph.node].count("Cast")
+    assert casts == (2 if precision == "fp16" else 4)
 
 
 def test_names_in_a_user_s_graph_may_be_ours() -> None:
