@@ -172,6 +172,18 @@ class EngineFile:
             raise ValueError(f"{len(data)} bytes instead of {at}")
         return cls(str(fields["version"]), str(fields["cpu"]), blobs)
 
+    def check_sizes(self, sizes: Sequence[Size], model: str) -> None:
+        """Check that there is a blob for each size.
+
+        Raises:
+            EngineMismatch: there is not.
+        """
+        if missing := [size for size in sizes if size not in self.blobs]:
+            raise EngineMismatch(
+                f"this engine of {model} is for {sizes_text(tuple(self.blobs))}, "
+                f"not for {sizes_text(missing)}: build it again"
+            )
+
     def open(
         self, core: ov.Core, size: Size, scale: int, output: Output, threads: int = 0
     ) -> ov.CompiledModel:
@@ -270,11 +282,7 @@ class OpenVinoRunner(Runner):
     """
 
     def __init__(self, file: EngineFile, spec: ModelSpec, sizes: tuple[Size, ...]) -> None:
-        if missing := [size for size in sizes if size not in file.blobs]:
-            raise EngineMismatch(
-                f"this engine of {spec.id} is for {sizes_text(tuple(file.blobs))}, "
-                f"not for {sizes_text(missing)}: build it again"
-            )
+        file.check_sizes(sizes, spec.id)
         self._file = file
         self._spec = spec
         self._core = library().Core()
@@ -290,8 +298,7 @@ class OpenVinoRunner(Runner):
 
     def __call__(self, bgra: Pixels) -> Pixels:
         size = (bgra.shape[1], bgra.shape[0])
-        if size not in self._file.blobs:
-            raise EngineMismatch(f"this engine of {self._spec.id} is not for {sizes_text([size])}")
+        self._file.check_sizes([size], self._spec.id)
         if size != self._size:
             self._open(size)
         given = tensor(np.require(bgra, np.uint8, ("C", "W")))
