@@ -232,7 +232,7 @@ def _model_file(path: Path) -> Path:
 def _located_file(path: Path, origin: str) -> Located:
     from engines import zoo
 
-    if path.suffix.lower() not in SUFFIXES:
+    if path.exists() and path.suffix.lower() not in SUFFIXES:
         raise ModelInvalid(
             f"{path} is no model file that can be read (one of {', '.join(SUFFIXES)})"
         )
