@@ -181,7 +181,7 @@ def open_upscaler(
     check_model(model)
     if _is_embedded(model) and backend in ("auto", "openvino"):
         return _open_net(model, backend, source, output, threads, filter, software_gl)
-    from overlay.infer.engines import open_engine
+    from overlay.infer.find import open_engine
 
     if model == "default":
         from engines import zoo
@@ -250,7 +250,7 @@ def check_model(name: str) -> None:
             message lists nets and shaders.
     """
     from engines import zoo
-    from overlay.infer.engines import is_known
+    from overlay.infer.find import is_known
 
     if name != "default" and name not in SHADERS and not is_known(name):
         known = ("default", *(spec.id for spec in zoo.ZOO), *SHADERS)

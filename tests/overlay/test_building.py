@@ -60,6 +60,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(Wanted, "command", lambda self: [sys.executable, "-c", code])
 
 
+@pytest.mark.slow
 def test_a_build_ends_with_a_request_for_the_model(
     cache: EngineCache, builds: BackgroundBuilds
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_build_gives_way_to_the_game_and_ends_with_the_overlay(
     assert builds._process is process
 
 
+@pytest.mark.slow
 def test_the_overlay_shows_the_plain_upscale_until_the_engine_is_built(
     cache: EngineCache, tmp_path: Path
 ) -> None:
@@ -189,3 +191,17 @@ def test_without_build_a_missing_engine_ends_the_run_and_says_what_to_do(
     assert done.stderr.count("\n") <= 2
     assert "no engine of realesr-animevideov3-x4 for" in done.stderr
     assert "overlay engines --models realesr-animevideov3-x4 --sizes" in done.stderr
+
+
+def test_a_model_without_weights_or_engine_says_how_to_get_them(
+    cache: EngineCache, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "overlay", "run", "--source", "replay:pattern", "--present",
+            "offscreen", "--model", "realesrnet-x4plus", "--frames", "5", "--build",
+        ],
+        capture_output=True, text=True, env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert "RealESRNet_x4plus.pth" in done.stderr

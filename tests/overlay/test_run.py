@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from engines.zoo import ZOO
+from engines.zoo import SHIPPED
 from overlay.infer import SHADERS
 from overlay.run import Signals
 from overlay.trace.csvfile import read_trace
 
-MODELS = (*SHADERS, "default", *(spec.id for spec in ZOO))
+MODELS = (*SHADERS, "default", *(spec.id for spec in SHIPPED))
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def open_engine(
         threads, filter, merge: as the upscalers take them.
     Raises:
         EngineMissing: there is no fresh engine; the message says why and how to build one.
+        WeightsMissing: nor are there weights to build it from; says how to get them.
         EngineMismatch: the engine is damaged.
         BackendUnavailable: the back end's package is missing.
     """
@@ -84,7 +85,7 @@ def _search(
     if not usable:
         lines = [f"{name} is not installed: {INSTALL[name]}" for name in names]
         raise BackendUnavailable("; ".join(lines))
-    known, sha256 = _weights(cache, model)
+    known, sha256, missing = _weights(cache, model)
     fresh, reasons = [], []
     for name in usable:
         for wanted in _wanted(open_builder(name), known, sha256, source):
@@ -93,6 +94,8 @@ def _search(
                 fresh.append(entry)
             elif why != "it was not built":
                 reasons.append(f"{name} {wanted.precision}: {why}")
+    if missing is not None and not fresh:
+        raise missing
     fresh.sort(key=_milliseconds)
     return (fresh[0] if fresh else None), reasons or ["it was not built"]
 
@@ -102,18 +105,21 @@ def _milliseconds(entry: Entry) -> float:
     return float(took) if isinstance(took, int | float) else float("inf")
 
 
-def _weights(cache: EngineCache, model: str) -> tuple[str, str]:
-    """Give a model's name in the cache and the sha256 of its weights, "" if they are gone."""
+def _weights(cache: EngineCache, model: str) -> tuple[str, str, WeightsMissing | None]:
+    """Give a model's name in the cache and the sha256 of its weights.
+
+    Without the weights the sha256 is "", so that an engine is taken as it is, and the error that
+    says how to get them is given for the case that there is none.
+    """
     try:
         located = load.locate(model)
-    except WeightsMissing:
-        log.info("the weights of %s are not here: its engine is taken as it is", model)
-        return model, ""
+    except WeightsMissing as exc:
+        return model, "", exc
     except UnknownModel as exc:
         if not cache.of_model(model):
             raise SettingsError(str(exc)) from exc
-        return model, ""  # a user's file, by the name that its engine has
-    return located.name, located.sha256
+        return model, "", None  # a user's file, by the name that its engine has
+    return located.name, located.sha256, None
 
 
 def _wanted(builder: Builder, model: str, sha256: str, source: Size) -> Iterator[Identity]:

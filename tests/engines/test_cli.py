@@ -1,0 +1,289 @@
+"""`overlay engines` and `build_engines.py`, with real weights and real back ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engines
+from engines import cli, frames, make
+from engines.build.openvino import OpenVinoBuilder
+from engines.cache import EngineCache, Entry
+from overlay.cli import main
+
+ROOT = Path(engines.__file__).parents[1]
+#: Small, so that the 6-block RRDB takes a second.
+SIZE = "64x48"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineCache:
+    monkeypatch.setenv("OVERLAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OVERLAY_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return EngineCache()
+
+
+def engines_json(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, Any]:
+    code = main(["engines", *options, "--json", "--progress", "none"])
+    return code, json.loads(capsys.readouterr().out)["engines"]
+
+
+def build(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, Any]:
+    return engines_json(capsys, "--sizes", SIZE, *options)
+
+
+@pytest.mark.slow
+def test_three_families_are_built_for_every_back_end_and_then_are_fresh(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wish = (
+        "--models", "default-x2,realesr-animevideov3-x4,realesrgan-x4plus-anime-6b",
+        "--backend", "tensorrt-rtx,cpu,onnxruntime",
+    )  # fmt: skip
+    code, rows = build(capsys, *wish)
+    assert code == 0, rows
+    assert [row["status"] for row in rows] == ["built"] * 9
+    for row in rows:
+        assert row["size"] == SIZE
+        assert row["build_s"] > 0
+        assert row["engine_mb"] > 0.01
+        assert row["psnr"] == "inf" or row["psnr"] > 55
+        assert Path(row["path"]).is_file()
+        ran = row["backend"] != "tensorrt-rtx"
+        assert row["checked"] == ("engine" if ran else "graph")
+        assert (row["ms_p50"] is not None) == ran
+    code, again = build(capsys, *wish)
+    assert code == 0
+    assert [row["status"] for row in again] == ["fresh"] * 9
+    assert [row["path"] for row in again] == [row["path"] for row in rows]
+
+
+def test_the_script_is_the_same_as_the_command(tmp_path: Path) -> None:
+    for program in ([str(ROOT / "build_engines.py")], ["-m", "overlay", "engines"]):
+        done = subprocess.run(
+            [sys.executable, *program, "--list"], capture_output=True, text=True, cwd=ROOT
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"0 engines, 0.0 MB in {os.environ['OVERLAY_CACHE']}\n"
+
+
+def test_listing_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from overlay.cli import main; main(['engines', '--list']); "
+        "print([m for m in ('torch', 'onnx', 'openvino', 'tensorrt_rtx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_model_asked_for_by_name_must_be_there_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, rows = build(capsys, "--models", "default-x2,realesrnet-x4plus", "--backend", "onnx")
+    assert code == 5
+    assert [row["status"] for row in rows] == ["built", "unavailable"]
+    assert "RealESRNet_x4plus.pth" in rows[1]["reason"]
+
+
+def test_what_cannot_be_had_does_not_fail_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tuple(row for row in make.zoo.ZOO if row.id in ("default-x3", "span-x2"))
+    monkeypatch.setattr(make.zoo, "ZOO", few)
+    code, rows = build(capsys, "--models", "all", "--backend", "onnx")
+    assert code == 0
+    assert [row["status"] for row in rows] == ["built", "unavailable"]
+    assert "a shape without weights" in rows[1]["reason"]
+
+
+def test_shapes_can_be_timed_with_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ("--models", "superultracompact-x2", "--backend", "onnx", "--random-weights")
+    code, (row,) = build(capsys, *wish)
+    assert (code, row["status"], row["model"]) == (0, "built", "superultracompact-x2-random")
+    assert "for timing only" in row["note"]
+    assert row["ms_p50"] > 0
+    assert build(capsys, *wish)[1][0]["status"] == "fresh"
+    assert build(capsys, *wish[:-1])[0] == 5
+
+
+def test_an_engine_that_is_too_far_from_pytorch_is_not_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: EngineCache
+) -> None:
+    real = OpenVinoBuilder.open
+
+    def wrong(self: OpenVinoBuilder, *facts: Any) -> Any:
+        runner = real(self, *facts)
+        monkeypatch.setattr(
+            type(runner), "__call__", _brighter(type(runner).__call__), raising=True
+        )
+        return runner
+
+    monkeypatch.setattr(OpenVinoBuilder, "open", wrong)
+    code, (row,) = build(capsys, "--models", "default-x2", "--backend", "cpu")
+    assert (code, row["status"]) == (5, "failed")
+    assert "levels" in row["reason"]
+    assert cache.entries() == []
+
+
+def _brighter(call: Any) -> Any:
+    return lambda self, bgra: call(self, bgra) // 2
+
+
+def test_a_stale_engine_is_listed_cleaned_and_built_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cache: EngineCache
+) -> None:
+    build(capsys, "--models", "default-x2,default-x3", "--backend", "cpu")
+    _, before = engines_json(capsys, "--list")
+    assert [row["fresh"] for row in before] == [True, True]
+    with monkeypatch.context() as later:
+        later.setattr(OpenVinoBuilder, "version", lambda self: "2099.1")
+        _, stale = engines_json(capsys, "--list")
+        assert [row["fresh"] for row in stale] == [False, False]
+        assert "version of openvino changed" in stale[0]["reason"]
+        _, (row,) = build(capsys, "--models", "default-x2", "--backend", "cpu")
+        assert row["status"] == "built"
+        assert main(["engines", "--clean"]) == 0
+        assert "deleted 1 engines" in capsys.readouterr().out
+    (left,) = cache.entries()
+    assert isinstance(left, Entry)
+    assert left.identity.backend_version == "2099.1"
+    assert main(["engines", "--clean", "default-x2"]) == 0
+    assert cache.entries() == []
+    assert main(["engines", "--clean", "default-x2"]) == 5
+
+
+def test_verify_runs_every_engine_again(
+    capsys: pytest.CaptureFixture[str], cache: EngineCache
+) -> None:
+    build(capsys, "--models", "default-x2", "--backend", "cpu,tensorrt-rtx")
+    code, rows = engines_json(capsys, "--verify")
+    by_backend = {row["backend"]: row for row in rows}
+    assert code == 0
+    assert by_backend["openvino"]["psnr"] == "inf" or by_backend["openvino"]["psnr"] > 55
+    assert by_backend["tensorrt-rtx"]["status"] == "unavailable"
+    assert "no NVIDIA GPU" in by_backend["tensorrt-rtx"]["reason"]
+    entry = next(e for e in cache.entries() if isinstance(e, Entry) and e.output == "luma")
+    entry.path.write_bytes(entry.path.read_bytes()[:-1] + b"?")
+    code, rows = engines_json(capsys, "--verify")
+    assert code == 5
+    assert any("damaged" in row["reason"] for row in rows)
+
+
+def test_the_table_names_what_is_there_and_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["engines", "--sizes", SIZE, "--models", "default-x2,span-x4", "--backend", "onnx"])
+    heads, rule, first, second, *rest = capsys.readouterr().out.splitlines()
+    assert heads.startswith("| model ")
+    assert set(rule) <= set("|-: ")
+    assert "built" in first
+    assert "unavailable" in second
+    assert len({len(heads), len(rule), len(first), len(second)}) == 1
+    assert "span-x4 is a shape without weights" in "\n".join(rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--sizes", "480"), "'480' is no size"),
+        (("--sizes", "4x4"), "'4x4' is no size"),
+        (("--backend", "tensorflow"), "unknown back end 'tensorflow'"),
+        (("--models", ","), "names nothing"),
+    ],
+)
+def test_slips_are_usage_errors(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], told: str
+) -> None:
+    assert main(["engines", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_unknown_models_and_precisions_are_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows = build(capsys, "--models", "defualt-x2,default-x2", "--backend", "onnx")
+    assert code == 5
+    assert [row["status"] for row in rows] == ["failed", "built"]
+    assert "did you mean 'default-x2'" in rows[0]["reason"]
+    code, (row,) = build(
+        capsys, "--models", "default-x2", "--backend", "onnx", "--precision", "int8"
+    )
+    assert (code, row["status"]) == (5, "unavailable")
+    assert "does not compute in int8" in row["reason"]
+
+
+def test_auto_takes_what_can_build_and_run_here(capsys: pytest.CaptureFixture[str]) -> None:
+    _, (row,) = build(capsys, "--models", "default-x2")
+    assert row["backend"] == "openvino"  # there is no NVIDIA GPU, which TensorRT would need
+
+
+def test_a_user_s_own_frames_are_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, (row,) = build(
+        capsys, "--models", "default-x2", "--backend", "onnx", "--frames", str(tmp_path)
+    )
+    assert (code, row["status"]) == (5, "failed")
+    assert "holds no picture" in row["reason"]
+    folder = str(frames.shipped_folder())
+    assert build(
+        capsys, "--models", "default-x2", "--backend", "onnx", "--frames", folder
+    )[0] == 0  # fmt: skip
+
+
+def test_progress_can_be_read_by_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    main([
+        "engines", "--sizes", SIZE, "--models", "default-x2", "--backend", "onnx",
+        "--json", "--progress", "lines",
+    ])  # fmt: skip
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line[0] == "{"]
+    assert {"exporting", "checking", "timing"} <= {line.get("doing") for line in told}
+    assert told[-1]["done"]["status"] == "built"
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "overlay", "engines", "--sizes", SIZE, "--backend", "onnx",
+            "--json", "--progress", "lines", *options,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_two_builders_at_once_build_one_engine(cache: EngineCache) -> None:
+    both = [start("--models", "default-x2") for _ in range(2)]
+    rows = []
+    for process in both:
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        rows += json.loads(out)["engines"]
+    assert sorted(row["status"] for row in rows) == ["built", "fresh"]
+    assert len(cache.entries()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_is_ended_can_be_done_again(
+    cache: EngineCache, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    process = start("--models", "realesr-animevideov3-x4")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"exporting"' in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert cache.entries() == []
+    assert cache.leftovers() == []
+    code, (row,) = build(capsys, "--models", "default-x2", "--backend", "onnx")
+    assert (code, row["status"]) == (0, "built")
+
+
+def test_sizes_are_read() -> None:
+    assert cli.parse_size(" 480x270 ") == (480, 270)
