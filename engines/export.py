@@ -368,7 +368,9 @@ def _tidied(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _line(exc: BaseException) -> str:
-    """Give the first line of an error that says something, without its class's preamble."""
+    """Give the first line of what lies behind an error; the exporter wraps it in advice."""
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
     lines = [line.strip() for line in str(exc).splitlines()]
     return next((line for line in lines if line), type(exc).__name__)[:200]
 
