@@ -41,7 +41,7 @@ else:
 log = logging.getLogger("engines.build.tensorrt")
 
 INPUT, OUTPUT = "bgra", "picture"
-#: Bytes of an ONNX graph; the largest model of the zoo has a tenth of it.
+#: Bytes of an ONNX graph; the largest model of the zoo has an eighth of it.
 MAX_ONNX = 1 << 29
 _MAX_LINE = 300
 #: Values of `ILogger.Severity`, 0 (internal error) to 4 (verbose).

@@ -19,6 +19,8 @@ from engines.build import Builder, Options, Request, _trt, open_builder
 from engines.build.cuda import device_facts
 from engines.build.tensorrt_rtx import TARGETS, TensorRtRtxBuilder, _configure, _library
 from engines.errors import BuilderMissing, BuildFailed
+from engines.export import export
+from engines.load import locate, read
 from engines.spec import ModelSpec, Size
 from tests.games import strict
 
@@ -57,6 +59,17 @@ def test_it_builds_without_a_gpu(
     assert len(built.engine) > 50_000
     assert built.report["network_layers"] == pytest.approx(20, abs=5)
     assert built.timing_cache == b""
+
+
+@pytest.mark.parametrize("sizes", [((48, 32),), ((48, 32), (64, 40))])
+def test_it_takes_exported_graphs(builder: Builder, sizes: tuple[Size, ...]) -> None:
+    loaded = read(locate("default-x2"))
+    graph = export(loaded, sizes, "fp16")
+    told: list[str] = []
+    request = Request(loaded.spec, graph, sizes, "fp16")
+    built = builder.build(request, lambda text, fraction: told.append(text))
+    assert len(built.engine) > len(graph)
+    assert told
 
 
 def test_the_same_request_gives_the_same_bytes(
