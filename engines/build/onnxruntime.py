@@ -184,7 +184,7 @@ def open_session(
     provider: str = "auto",
     threads: int = 0,
 ) -> OnnxSession:
-    """Open a graph on the first provider that runs it, and run it once.
+    """Open a graph on the first provider that runs it; on all but the CPU a trial shows that.
 
     Args:
         sizes: that it has to take.
@@ -200,7 +200,8 @@ def open_session(
         try:
             session = OnnxSession(data, name, threads)
             session.check_ports(sizes, scale, output)
-            _try(session, sizes[0], scale, output)
+            if name != "cpu":
+                _try(session, sizes[0], scale, output)
             return session
         except EngineError:
             raise

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _MAGIC = b"sr-overlay openvino 1\n"
-_LENGTH = struct.Struct("<I")
+#: Bytes of the JSON header, and the CRC-32 of all that follows.
+_HEAD = struct.Struct("<II")
 #: The header of an engine with a thousand sizes is shorter.
 _MAX_HEADER = 1 << 17
 #: Most game frames taken for int8, evenly spread: every third to check with, the others to
@@ -132,12 +133,13 @@ class EngineFile:
     def to_bytes(self) -> bytes:
         """Give what `parse` reads."""
         listed = [
-            {"width": width, "height": height, "bytes": len(blob), "crc32": zlib.crc32(blob)}
+            {"width": width, "height": height, "bytes": len(blob)}
             for (width, height), blob in self.blobs.items()
         ]
         fields = {"version": self.version, "cpu": self.cpu, "blobs": listed}
         header = json.dumps(fields).encode()
-        return b"".join((_MAGIC, _LENGTH.pack(len(header)), header, *self.blobs.values()))
+        body = b"".join((header, *self.blobs.values()))
+        return _MAGIC + _HEAD.pack(len(header), zlib.crc32(body)) + body
 
     @classmethod
     def parse(cls, data: bytes) -> EngineFile:
@@ -155,19 +157,17 @@ class EngineFile:
 
     @classmethod
     def _parsed(cls, data: memoryview) -> EngineFile:
-        at = len(_MAGIC) + _LENGTH.size
-        (length,) = _LENGTH.unpack(data[len(_MAGIC) : at])
-        if length > _MAX_HEADER:
-            raise ValueError(f"a header of {length} bytes")
+        at = len(_MAGIC) + _HEAD.size
+        length, crc = _HEAD.unpack(data[len(_MAGIC) : at])
+        if length > _MAX_HEADER or zlib.crc32(data[at:]) != crc:
+            raise ValueError("its bytes have changed")
         fields = json.loads(bytes(data[at : at + length]))
         at += length
         blobs: dict[Size, memoryview] = {}
         for row in fields["blobs"]:
             blob = data[at : at + int(row["bytes"])]
-            if len(blob) != row["bytes"] or zlib.crc32(blob) != row["crc32"]:
-                raise ValueError(f"the part for {row['width']}x{row['height']} is not whole")
             blobs[int(row["width"]), int(row["height"])] = blob
-            at += len(blob)
+            at += int(row["bytes"])
         if at != len(data) or not blobs:
             raise ValueError(f"{len(data)} bytes instead of {at}")
         return cls(str(fields["version"]), str(fields["cpu"]), blobs)
