@@ -2,6 +2,7 @@
 
     <folder>/<model>/<sizes>-<back end>-<precision>-<device>.json        the sidecar
     <folder>/<model>/<sizes>-<back end>-<precision>-<device>-<sha>.engine
+    <folder>/<model>/<sizes>-<back end>-<precision>-<device>.kept        what opening it compiled
 
 The sidecar names the engine's file by its sha256, and is written last: replacing it is the one
 step that puts a new engine in the place of an old one, so a reader sees either, and a build that
@@ -244,6 +245,18 @@ class EngineCache:
         self._sweep(entry)
         return entry
 
+    def kept(self, entry: Entry) -> bytes:
+        """Give what `keep` stored for an engine, b"" if there is nothing."""
+        try:
+            return entry.sidecar.with_suffix(".kept").read_bytes()
+        except OSError:
+            return b""
+
+    def keep(self, entry: Entry, data: bytes) -> None:
+        """Store what makes an engine open quicker on this machine; errors as `store`."""
+        if data and data != self.kept(entry):
+            self._write(entry.sidecar.with_suffix(".kept"), data)
+
     @contextmanager
     def lock(self, wanted: Identity, timeout_s: float = -1) -> Iterator[None]:
         """Keep other builders of the same engine out.
@@ -283,7 +296,8 @@ class EngineCache:
                 path.unlink()
         except OSError as exc:
             raise CacheError(f"cannot delete {exc.filename}: {exc.strerror}") from exc
-        found.sidecar.with_suffix(".lock").unlink(missing_ok=True)
+        for ending in (".kept", ".lock"):
+            found.sidecar.with_suffix(ending).unlink(missing_ok=True)
         with suppress(OSError):  # other engines of the model are still there
             found.sidecar.parent.rmdir()
         return freed
@@ -291,7 +305,7 @@ class EngineCache:
     def leftovers(self) -> list[Path]:
         """List the files that no sidecar names: of builds that were killed."""
         named = {entry.path for entry in self.entries() if isinstance(entry, Entry)}
-        kept = {".json", ".lock"}
+        kept = {".json", ".kept", ".lock"}
         return [
             path
             for path in sorted(self.folder.glob("*/*"))
@@ -346,8 +360,9 @@ class EngineCache:
     def _sweep(self, entry: Entry) -> None:
         """Delete what older builds of this engine left; the lock is held."""
         stem = entry.sidecar.stem
+        engines = entry.sidecar.parent.glob(f"{stem}-*.engine")
         drafts = entry.sidecar.parent.glob(f".{stem}*.draft")
-        for path in (*entry.sidecar.parent.glob(f"{stem}-*.engine"), *drafts):
+        for path in (*engines, *drafts, entry.sidecar.with_suffix(".kept")):
             if path != entry.path:
                 with suppress(OSError):  # open elsewhere (Windows): the next sweep gets it
                     path.unlink()

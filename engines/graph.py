@@ -272,8 +272,20 @@ def compare(onnx_bytes: bytes, loaded: Loaded, frames: Sequence[Pixels]) -> Diff
         BuildFailed: the graph does not run, or gives pictures of another shape.
         BuilderMissing: ONNX Runtime is not installed.
     """
+    pictures = run(onnx_bytes, frames)
+    return difference(
+        (picture, reference(loaded, frame)) for picture, frame in zip(pictures, frames, strict=True)
+    )
+
+
+def run(onnx_bytes: bytes, frames: Sequence[Pixels]) -> list[Pixels]:
+    """Run a graph in ONNX Runtime on the CPU; arguments and errors as `compare`.
+
+    Returns:
+        A picture for each frame: uint8 (H*scale, W*scale, 4) BGRA or (H*scale, W*scale) luma.
+    """
     session = _session(onnx_bytes)
-    return difference((_run(session, frame[None])[0], reference(loaded, frame)) for frame in frames)
+    return [_run(session, frame[None])[0] for frame in frames]
 
 
 def reference(loaded: Loaded, bgra: Pixels) -> Pixels:

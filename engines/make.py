@@ -18,6 +18,7 @@ import numpy as np
 from engines import frames, load, zoo
 from engines.build import (
     DEFAULT_OPTIONS,
+    Beside,
     Builder,
     Built,
     Options,
@@ -291,7 +292,7 @@ def _build(
     start = time.perf_counter()
     built = builder.build(request, progress)
     seconds = time.perf_counter() - start
-    checks = _checked(built, builder, model, wanted, onnx, progress)
+    checks, kept = _checked(built, builder, model, wanted, onnx, progress)
     if built.timing_cache:
         cache.write_timing_cache(timing, built.timing_cache)
     made = replace(wanted, onnx_sha256=_sha256(onnx))
@@ -302,7 +303,9 @@ def _build(
         checks=checks, report=built.report, options=asdict(plan.options),
         note=_note(spec, model.located),
     )  # fmt: skip
-    return cache.store(entry, built.engine)
+    stored = cache.store(entry, built.engine)
+    cache.keep(stored, kept)
+    return stored
 
 
 def _lasting(model: Model) -> str:
@@ -327,22 +330,26 @@ def _checked(
     wanted: Identity,
     onnx: bytes,
     progress: Progress,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bytes]:
     """Compare and time the engine; where it cannot run, compare its graph.
 
+    Returns:
+        What was found, and what makes the next opening quicker.
     Raises:
         BuildFailed: the pictures are too far from PyTorch's.
     """
     try:
-        runner = builder.open(built.engine, model.spec, wanted.sizes)
+        runner = builder.open(built.engine, model.spec, wanted.sizes, Beside(lambda: onnx))
     except BuilderMissing as exc:
         progress("checking the graph", None)
-        return {**_check_graph(model, wanted, onnx), "checked": "graph", "not_run": str(exc)}
+        facts = {"checked": "graph", "not_run": str(exc)}
+        return {**_check_graph(model, wanted, onnx), **facts}, b""
     try:
         progress("checking", None)
         checks = check(runner, model, wanted)
         progress("timing", None)
-        return {**checks, **timed(runner, model.frames(wanted.sizes[0])[0]), "checked": "engine"}
+        checks |= timed(runner, model.frames(wanted.sizes[0])[0])
+        return {**checks, "checked": "engine"}, runner.kept()
     finally:
         runner.close()
 
@@ -363,10 +370,12 @@ def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
     if stale is not None:
         raise EngineMismatch(f"it is stale: {stale}")
     engine = cache.open(entry)
-    runner = builder.open(engine.data, model.spec, known.sizes)
+    beside = Beside(lambda: model.graph(known.sizes, known.precision), cache.kept(entry))
+    runner = builder.open(engine.data, model.spec, known.sizes, beside)
     try:
         checks = check(runner, model, known)
         checks |= timed(runner, model.frames(known.sizes[0])[0])
+        cache.keep(entry, runner.kept())
     finally:
         runner.close()
     return row_of(replace(entry, checks={**checks, "checked": "engine"}), "fresh", "")
@@ -375,8 +384,9 @@ def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
 def _check_graph(model: Model, wanted: Identity, onnx: bytes) -> dict[str, Any]:
     from engines import graph
 
-    frames = model.frames(wanted.sizes[0])[:1]
-    difference = graph.compare(onnx, model.loaded, frames)
+    size = wanted.sizes[0]
+    pictures = graph.run(onnx, model.frames(size)[:1])
+    difference = graph.difference([(pictures[0], model.reference(size, 0))])
     graph.require(difference, model.spec, wanted.precision)
     return _facts(difference)
 

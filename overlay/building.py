@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from overlay.closing import Closing
 from overlay.frame import Size
-from overlay.infer.engines import target
+from overlay.infer.find import target
 
 log = logging.getLogger(__name__)
 

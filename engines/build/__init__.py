@@ -106,6 +106,23 @@ class Built:
     timing_cache: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What lies beside an engine when it is opened.
+
+    Attributes:
+        graph: gives the graph it was built from, whose weights go into an engine that was built
+            without its own; None where it cannot be had.
+        kept: what `Runner.kept` gave when the engine was open before, b"" at first.
+    """
+
+    graph: Callable[[], bytes] | None = None
+    kept: bytes = b""
+
+
+NOTHING_BESIDE = Beside()
+
+
 class Runner(ABC):
     """An engine open on this machine, one frame at a time: to check it and to time it."""
 
@@ -119,7 +136,14 @@ class Runner(ABC):
             uint8 (H*scale, W*scale, 4) BGRA or (H*scale, W*scale) luma; overwritten by the next.
         """
 
-    def close(self) -> None:
+    def kept(self) -> bytes:
+        """Give what makes the next opening on this machine quicker; b"" if there is nothing.
+
+        TensorRT-RTX's runtime cache: what it compiled for this GPU.
+        """
+        return b""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to free
         """Free everything; idempotent."""
 
 
@@ -156,7 +180,13 @@ class Builder(ABC):
         """
 
     @abstractmethod
-    def open(self, engine: bytes, spec: ModelSpec, sizes: tuple[Size, ...]) -> Runner:
+    def open(
+        self,
+        engine: bytes,
+        spec: ModelSpec,
+        sizes: tuple[Size, ...],
+        beside: Beside = NOTHING_BESIDE,
+    ) -> Runner:
         """Open an engine that `build` made, to check and time it.
 
         Raises:

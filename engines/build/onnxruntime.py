@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from engines.build import Builder, Built, Options, Pixels, Progress, Request, Runner
+from engines.build import (
+    NOTHING_BESIDE,
+    Beside,
+    Builder,
+    Built,
+    Options,
+    Pixels,
+    Progress,
+    Request,
+    Runner,
+)
 from engines.build.shapes import shapes
 from engines.errors import BuilderMissing, BuildFailed, EngineError, EngineMismatch
 from engines.spec import ModelSpec, Output, Precision, Size
@@ -244,7 +254,13 @@ class OnnxRuntimeBuilder(Builder):
             raise BuildFailed(f"the graph of {request.spec.id} does not run: {exc}") from exc
         return Built(request.onnx)
 
-    def open(self, engine: bytes, spec: ModelSpec, sizes: tuple[Size, ...]) -> OnnxRuntimeRunner:
+    def open(
+        self,
+        engine: bytes,
+        spec: ModelSpec,
+        sizes: tuple[Size, ...],
+        beside: Beside = NOTHING_BESIDE,
+    ) -> OnnxRuntimeRunner:
         session = open_session(engine, sizes, spec.scale, spec.output)
         return OnnxRuntimeRunner(session, spec)
 

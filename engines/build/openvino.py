@@ -25,7 +25,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from engines.build import Builder, Built, Options, Pixels, Progress, Request, Runner
+from engines.build import (
+    NOTHING_BESIDE,
+    Beside,
+    Builder,
+    Built,
+    Options,
+    Pixels,
+    Progress,
+    Request,
+    Runner,
+)
 from engines.build.shapes import shapes
 from engines.errors import BuilderMissing, BuildFailed, EngineError, EngineMismatch
 from engines.load import INSTALL_BUILD
@@ -262,7 +272,13 @@ class OpenVinoBuilder(Builder):
             ) from exc
         return Built(EngineFile(self.version(), cpu, blobs).to_bytes(), report)
 
-    def open(self, engine: bytes, spec: ModelSpec, sizes: tuple[Size, ...]) -> OpenVinoRunner:
+    def open(
+        self,
+        engine: bytes,
+        spec: ModelSpec,
+        sizes: tuple[Size, ...],
+        beside: Beside = NOTHING_BESIDE,
+    ) -> OpenVinoRunner:
         return OpenVinoRunner(EngineFile.parse(engine), spec, sizes)
 
 

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from engines.build import Builder, Built, Options, Progress, Request, cuda
+from engines.build import NOTHING_BESIDE, Beside, Builder, Built, Options, Progress, Request, cuda
 from engines.build import _trt as shared
 from engines.errors import BuilderMissing, BuildFailed, EngineMismatch
 from engines.spec import ModelSpec, Precision, Size
@@ -44,10 +44,6 @@ class TensorRtBuilder(Builder):
     name: ClassVar[str] = "tensorrt"
     precisions: ClassVar[tuple[Precision, ...]] = ("fp16", "fp32")
 
-    def __init__(self) -> None:
-        """Nothing is imported yet."""
-        self._stripped: dict[bytes, bytes] = {}
-
     def check(self) -> None:
         self.version()
         cuda.gpu_runtime(_WISH)
@@ -71,19 +67,18 @@ class TensorRtBuilder(Builder):
         _configure(build.config, request.options)
         _set_timing_cache(build.config, request.timing_cache)
         engine = build.run(progress)
-        if request.options.strip_weights:
-            self._stripped = {engine: request.onnx}
         used: trt.ITimingCache = build.config.get_timing_cache()
         return Built(engine, _report(engine), shared.content(used.serialize()))
 
     def open(
-        self, engine: bytes, spec: ModelSpec, sizes: tuple[Size, ...]
+        self,
+        engine: bytes,
+        spec: ModelSpec,
+        sizes: tuple[Size, ...],
+        beside: Beside = NOTHING_BESIDE,
     ) -> shared.TensorRtRunner:
-        """Open an engine; see `Builder.open`. Without weights, only by the builder that made it."""
-        graph = self._stripped.get(engine, b"")
-
         def prepare(opened: trt.ICudaEngine) -> trt.IExecutionContext:
-            _refit(opened, graph)
+            _refit(opened, beside.graph)
             return opened.create_execution_context()
 
         return shared.TensorRtRunner(_library, TITLE, engine, spec, sizes, prepare)
@@ -130,7 +125,7 @@ def _set_timing_cache(config: trt.IBuilderConfig, content: bytes) -> None:
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _refit(engine: trt.ICudaEngine, graph: bytes) -> None:
+def _refit(engine: trt.ICudaEngine, graph: Callable[[], bytes] | None) -> None:
     """Put the weights of the graph into an engine that was built without.
 
     Raises:
@@ -140,14 +135,14 @@ def _refit(engine: trt.ICudaEngine, graph: bytes) -> None:
 
     if not engine.refittable or not engine.get_engine_stat(trt.EngineStat.STRIPPED_WEIGHTS_SIZE):
         return
-    if not graph:
+    if graph is None:
         raise EngineMismatch(
             f"this {TITLE} engine was built without its weights; build it again with them"
         )
     said = shared.logger(_library(), TITLE)
     refitter: trt.Refitter = trt.Refitter(engine, said)
     parser: trt.OnnxParserRefitter = trt.OnnxParserRefitter(refitter, said)
-    if not parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
+    if not parser.refit_from_bytes(graph()) or not refitter.refit_cuda_engine():
         raise EngineMismatch(f"{TITLE} cannot put the weights back: {said.reason()}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from engines.build import Builder, Built, Options, Progress, Request
+from engines.build import NOTHING_BESIDE, Beside, Builder, Built, Options, Progress, Request
 from engines.build import _trt as shared
 from engines.errors import BuilderMissing, BuildFailed
 from engines.spec import ModelSpec, Precision, Size
@@ -72,16 +72,10 @@ class TensorRtRtxBuilder(Builder):
         engine: bytes,
         spec: ModelSpec,
         sizes: tuple[Size, ...],
-        *,
-        runtime_cache: bytes = b"",
+        beside: Beside = NOTHING_BESIDE,
     ) -> RtxRunner:
-        """Open an engine; see `Builder.open`.
-
-        Args:
-            runtime_cache: what `RtxRunner.runtime_cache` gave; one that is not for this machine
-                is ignored.
-        """
-        return RtxRunner(engine, spec, sizes, runtime_cache)
+        """Open an engine; see `Builder.open`. A runtime cache of another machine is ignored."""
+        return RtxRunner(engine, spec, sizes, beside.kept)
 
 
 class RtxRunner(shared.TensorRtRunner):
@@ -103,8 +97,8 @@ class RtxRunner(shared.TensorRtRunner):
 
         super().__init__(_library, TITLE, engine, spec, sizes, prepare)
 
-    def runtime_cache(self) -> bytes:
-        """Give what was compiled for this machine so far, to open the engine faster next time."""
+    def kept(self) -> bytes:
+        """Give the runtime cache: what was compiled for this machine so far."""
         serialized: trt.IHostMemory = self._cache.serialize()
         return shared.content(serialized)
 

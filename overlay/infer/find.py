@@ -114,12 +114,19 @@ def _weights(cache: EngineCache, model: str) -> tuple[str, str, WeightsMissing |
     try:
         located = load.locate(model)
     except WeightsMissing as exc:
-        return model, "", exc
+        return _row_name(model), "", exc
     except UnknownModel as exc:
         if not cache.of_model(model):
             raise SettingsError(str(exc)) from exc
         return model, "", None  # a user's file, by the name that its engine has
     return located.name, located.sha256, None
+
+
+def _row_name(model: str) -> str:
+    """Give the name that engines of a row have, however the row was spelt."""
+    name, _, strength = model.partition("@")
+    spec = zoo.spec(name)
+    return f"{spec.id}@{float(strength or 0.5):g}" if spec.blend else spec.id
 
 
 def _wanted(builder: Builder, model: str, sha256: str, source: Size) -> Iterator[Identity]:

@@ -309,6 +309,19 @@ def test_removing_an_engine_frees_all_that_was_its(cache: EngineCache) -> None:
     assert list(cache.folder.iterdir()) == []
 
 
+def test_what_opening_compiled_is_kept_until_the_engine_is_built_again(cache: EngineCache) -> None:
+    stored = cache.store(entry_of(), ENGINE)
+    assert cache.kept(stored) == b""
+    cache.keep(stored, b"compiled")
+    assert cache.kept(stored) == b"compiled"
+    assert cache.leftovers() == []
+    stored = cache.store(entry_of(), ENGINE + b"2")
+    assert cache.kept(stored) == b""
+    cache.keep(stored, b"compiled")
+    cache.remove(stored)
+    assert list(cache.folder.iterdir()) == []
+
+
 def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OVERLAY_CACHE", str(tmp_path))
     assert EngineCache().folder == tmp_path

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.build import Builder, Options, Request, _trt, open_builder
+from engines.build import Beside, Builder, Options, Request, _trt, open_builder
 from engines.build.cuda import device_facts
 from engines.build.tensorrt_rtx import TARGETS, TensorRtRtxBuilder, _configure, _library
 from engines.errors import BuilderMissing, BuildFailed
@@ -341,8 +341,8 @@ def test_it_runs_each_of_its_sizes(
         first = runner(frame).copy()
         assert first.shape == (height * 2, width * 2, 4)
         assert np.array_equal(first, runner(frame))
-    cache = runner.runtime_cache()
+    cache = runner.kept()
     runner.close()
     runner.close()
     assert cache
-    builder.open(engine, toy_spec, sizes, runtime_cache=cache).close()
+    builder.open(engine, toy_spec, sizes, Beside(kept=cache)).close()
