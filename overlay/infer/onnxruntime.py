@@ -131,7 +131,8 @@ class OnnxRuntimeUpscaler(Upscaler):
         except FutureTimeout:
             return None
         except Exception as exc:  # ONNX Runtime's errors have no common base
-            self._frame = self._result = None
+            # The result holds the error, whose traceback holds this frame and the buffer.
+            self._frame = self._result = result = None
             raise OverlayError(f"{self.model} failed on a frame: {first_line(exc)}") from exc
         self._frame = self._result = None
         return Picture(

@@ -131,7 +131,7 @@ def test_damage_is_noticed_before_openvino_sees_it(engine: bytes) -> None:
         b"\xff",
         b'{"blobs": [{"width": 1, "height": 1, "bytes": 9}]}',
         b'{"blobs": [{"width": 1, "height": 1, "bytes": -9}]}',
-    ],  # fmt: skip
+    ],
 )
 def test_a_header_that_is_not_ours_is_refused(header: bytes) -> None:
     data = b"sr-overlay openvino 1\n" + struct.pack("<II", len(header), zlib.crc32(header)) + header

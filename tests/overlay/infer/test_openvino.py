@@ -1,135 +1,41 @@
-"""The CPU engine and the fake: the contract of the seam, and what is special to each."""
+"""What is special to the nets and engines on the CPU, and to the fake; see test_contract."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from engines import load, zoo
 from engines.archs.luma import LumaNet
-from engines.errors import BuildFailed, EngineMissing, ModelInvalid
+from engines.build import Request, open_builder
+from engines.build.openvino import EngineFile
+from engines.errors import BuildFailed, EngineMismatch, EngineMissing, ModelInvalid
+from engines.spec import Engine, Output
+from engines.spec import Size as Pair
 from overlay.errors import OverlayError, SettingsError
-from overlay.frame import Frame, Region, Size
+from overlay.frame import Frame, Size
 from overlay.infer import Upscaler
-from overlay.infer.openvino import OpenVinoUpscaler, interleave
+from overlay.infer.openvino import OpenVinoEngine, OpenVinoUpscaler, interleave
 from overlay.infer.resize import ResizeUpscaler
-
-SMALL = Size(48, 32)
-
-
-def frame(size: Size = SMALL, seed: int = 0) -> Frame:
-    pixels = np.random.default_rng(seed).integers(
-        0, 256, (size.height, size.width, 4), dtype=np.uint8
-    )
-    return Frame(pixels, seed, 1, 2, Region(0, 0, size.width, size.height))
+from tests import graphs
+from tests.contracts import upscaler as contract
+from tests.contracts.upscaler import OTHER, SMALL, Pixels, frame
 
 
-@pytest.fixture(params=["default-x2", "default-x3", "default-x4", "resize"])
-def upscaler(request: pytest.FixtureRequest) -> Iterator[Upscaler]:
-    if request.param == "resize":
-        opened: Upscaler = ResizeUpscaler("bicubic", SMALL, Size(96, 64))
-    else:
-        opened = OpenVinoUpscaler(zoo.spec(request.param), threads=1)
-    with opened:
-        yield opened
-
-
-def finish(upscaler: Upscaler, frame: Frame) -> np.ndarray:
+def finish(upscaler: Upscaler, given: Frame) -> Pixels:
     """Submit, wait, and give a copy of the pixels."""
-    upscaler.submit(frame)
-    picture = upscaler.poll(5)
-    assert picture is not None
-    return picture.pixels.copy()
-
-
-def test_a_frame_becomes_a_picture(upscaler: Upscaler) -> None:
-    upscaler.warm_up(SMALL)
-    assert upscaler.slots == 1
-    assert not upscaler.inline
-    assert upscaler.in_flight == 0
-    assert upscaler.poll(0) is None
-    given = frame()
-    upscaler.submit(given)
-    assert upscaler.in_flight == 1
-    picture = upscaler.poll(5)
-    assert picture is not None
-    assert upscaler.in_flight == 0
-    assert picture.frame is given
-    assert picture.model == upscaler.model
-    assert picture.backend == upscaler.backend
-    assert picture.size == Size(48 * upscaler.scale, 32 * upscaler.scale)
-    assert picture.pixels.dtype == np.uint8
-    assert picture.kind == ("bgra" if upscaler.backend == "resize" else "luma")
-    assert 0 < picture.infer_ns < 5e9
-
-
-def test_a_second_frame_in_flight_is_a_mistake(upscaler: Upscaler) -> None:
-    upscaler.submit(frame())
-    with pytest.raises(RuntimeError, match="in flight"):
-        upscaler.submit(frame())
-    assert upscaler.poll(5) is not None
-
-
-def test_the_size_may_change_from_frame_to_frame(upscaler: Upscaler) -> None:
-    for size in (SMALL, Size(33, 51), SMALL):
-        pixels = finish(upscaler, frame(size))
-        assert pixels.shape[:2] == (size.height * upscaler.scale, size.width * upscaler.scale)
-
-
-def test_results_depend_on_the_frame_alone(upscaler: Upscaler) -> None:
-    first = finish(upscaler, frame(seed=1))
-    other = finish(upscaler, frame(seed=2))
-    assert (first != other).any()
-    assert (finish(upscaler, frame(seed=1)) == first).all()
-
-
-def test_a_picture_keeps_its_pixels_until_it_is_dropped(upscaler: Upscaler) -> None:
-    upscaler.submit(frame(seed=1))
-    held = upscaler.poll(5)
-    assert held is not None
-    before = held.pixels.copy()
-    addresses = set()
-    for seed in range(2, 8):
-        upscaler.submit(frame(seed=seed))
-        picture = upscaler.poll(5)
-        assert picture is not None
-        addresses.add(picture.pixels.ctypes.data)
-    assert (held.pixels == before).all()
-    assert held.pixels.ctypes.data not in addresses
-    assert len(addresses) <= 2, "buffers must be used again"
-
-
-def test_rows_may_be_padded_and_pixels_read_only(upscaler: Upscaler) -> None:
-    given = frame(seed=3)
-    expected = finish(upscaler, given)
-    wide = np.zeros((SMALL.height, SMALL.width + 16, 4), np.uint8)
-    wide[:, : SMALL.width] = given.pixels
-    for pixels in (wide[:, : SMALL.width], given.pixels.copy()):
-        pixels.flags.writeable = False
-        assert (finish(upscaler, replace_pixels(given, pixels)) == expected).all()
-
-
-def replace_pixels(given: Frame, pixels: np.ndarray) -> Frame:
-    return Frame(pixels, given.sequence, given.ready_ns, given.captured_ns, given.region)
-
-
-def test_close_with_a_frame_in_flight_and_twice(upscaler: Upscaler) -> None:
-    upscaler.submit(frame())
-    upscaler.close()
-    upscaler.close()
-    assert upscaler.in_flight == 0
+    return contract.finish(upscaler, given).pixels.copy()
 
 
 def test_poll_does_not_wait_longer_than_told() -> None:
@@ -234,29 +140,6 @@ def test_only_luma_models_run_here() -> None:
         OpenVinoUpscaler(replace(zoo.spec("default-x2"), output="bgra"))
 
 
-def test_many_frames_do_not_grow_the_heap() -> None:
-    import tracemalloc
-
-    with OpenVinoUpscaler(zoo.spec("default-x2"), threads=1) as opened:
-        given = frame()
-        for _ in range(20):
-            finish_without_copy(opened, given)
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(200):
-            finish_without_copy(opened, given)
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-    assert grown < 20_000
-
-
-def finish_without_copy(upscaler: Upscaler, given: Frame) -> None:
-    upscaler.submit(given)
-    assert upscaler.poll(5) is not None
-
-
 def test_importing_it_reports_nothing_to_anybody(tmp_path: Path) -> None:
     """OpenVINO's own telemetry would leave its client id in the home folder."""
     code = "import overlay.infer.openvino as o; print(o.ov.get_version())"
@@ -264,3 +147,116 @@ def test_importing_it_reports_nothing_to_anybody(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
     assert done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# --- engines ------------------------------------------------------------------------------------
+
+
+def engine_of(*sizes: Pair, output: Output = "bgra") -> Engine:
+    request = Request(graphs.spec(2, output), graphs.graph(None, 2, output), sizes, "fp32")
+    built = open_builder("openvino").build(request, lambda what, done: None)
+    return graphs.engine("openvino", built.engine, *sizes, output=output)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return engine_of(SMALL, OTHER)
+
+
+def test_an_engine_gives_what_its_runner_gives(engine: Engine) -> None:
+    runner = open_builder("openvino").open(engine.data, graphs.spec(), engine.sizes)
+    with OpenVinoEngine(engine, threads=1) as opened:
+        for size in (SMALL, OTHER):
+            assert (finish(opened, frame(size)) == runner(frame(size).pixels)).all()
+        assert (opened.backend, opened.device) == ("openvino", "CPU, 1 thread")
+        assert (opened.model, opened.scale) == ("small-x2", 2)
+
+
+def test_merged_luma_has_the_luma_and_the_colours() -> None:
+    engine = engine_of(SMALL, output="luma")
+    given = frame()
+    given.pixels[:] = cv2.GaussianBlur(given.pixels, (0, 0), 6)
+    with OpenVinoEngine(engine, 1) as plain, OpenVinoEngine(engine, 1, merge=True) as merged:
+        luma, bgra = finish(plain, given), finish(merged, given)
+    assert (luma.ndim, bgra.shape) == (2, (*luma.shape, 4))
+    again = cv2.cvtColor(bgra, cv2.COLOR_BGR2GRAY)
+    assert np.abs(again.astype(int) - luma).mean() < 2
+
+
+def test_an_engine_writes_into_the_buffer_that_is_shown(engine: Engine) -> None:
+    with OpenVinoEngine(engine, threads=1) as opened:
+        opened.warm_up(SMALL)
+        given = frame()
+        opened.submit(given)
+        assert opened._input is not None
+        assert opened._input.data.ctypes.data == given.pixels.ctypes.data
+        picture = contract.wait(opened)
+        assert opened._request is not None
+        target = opened._request.get_output_tensor().data
+        assert picture.pixels.ctypes.data == target.ctypes.data
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_chosen_when_it_is_opened(engine: Engine, threads: int) -> None:
+    with OpenVinoEngine(engine, threads) as opened:
+        compiled = opened._open(SMALL)
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_a_size_that_the_engine_does_not_take_is_a_mismatch(engine: Engine) -> None:
+    with OpenVinoEngine(engine, threads=1) as opened:
+        good = finish(opened, frame())
+        with pytest.raises(
+            EngineMismatch, match=r"small-x2 was built for 48x32, 34x50, and the frames are 50x34"
+        ):
+            opened.submit(frame(Size(50, 34)))
+        assert opened.in_flight == 0
+        assert (finish(opened, frame()) == good).all(), "and it goes on with those it takes"
+
+
+def test_damaged_and_foreign_engines_are_refused_in_one_line(engine: Engine) -> None:
+    bad = {
+        engine.data[:-1]: "damaged",
+        b"x": "no engine for OpenVINO",
+        graphs.graph(SMALL): "no engine for OpenVINO",
+        engine_of(SMALL).data: "is for 48x32, not for 34x50",
+    }
+    for data, reason in bad.items():
+        with pytest.raises(EngineMismatch, match=reason) as caught:
+            OpenVinoEngine(replace(engine, data=data))
+        assert "\n" not in str(caught.value)
+    other = EngineFile("1.0", "another CPU", {SMALL: b"a blob", OTHER: b""}).to_bytes()
+    with (
+        OpenVinoEngine(replace(engine, data=other)) as opened,
+        pytest.raises(EngineMismatch, match=r"made by OpenVINO 1\.0 on another CPU"),
+    ):
+        opened.warm_up(SMALL)
+    with (
+        OpenVinoEngine(replace(engine, scale=3)) as opened,
+        pytest.raises(EngineMismatch, match="another model"),
+    ):
+        opened.warm_up(SMALL)
+
+
+def test_a_frame_that_fails_gives_its_buffer_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def set_input_tensor(self, tensor: object) -> None: ...
+        def set_output_tensor(self, tensor: object) -> None: ...
+        def start_async(self) -> None: ...
+        def wait_for(self, timeout_ms: int) -> bool:
+            raise RuntimeError("no memory")
+
+    with OpenVinoEngine(engine, threads=1) as opened:
+        good = finish(opened, frame())
+        working = opened._request
+        monkeypatch.setattr(opened, "_request", Broken())
+        for _ in range(30):
+            opened.submit(frame())
+            with pytest.raises(OverlayError, match="small-x2 failed on a frame: no memory"):
+                opened.poll(1)
+        monkeypatch.setattr(opened, "_request", working)
+        assert (finish(opened, frame()) == good).all()
