@@ -1,4 +1,4 @@
-"""What the upscalers that run an engine on the CPU's behalf share."""
+"""What the upscalers for OpenVINO and ONNX Runtime share."""
 
 from __future__ import annotations
 

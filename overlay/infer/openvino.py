@@ -60,6 +60,7 @@ class _OneRequest(Upscaler):
     """
 
     backend = "openvino"
+    _readied = "compiled"
 
     def __init__(
         self, model: str, scale: int, output: Output, threads: int, filter: str, merge: bool
@@ -127,7 +128,8 @@ class _OneRequest(Upscaler):
             ) from exc
         self._size, self._request = size, request
         took_ms = 1e3 * (time.perf_counter() - start)
-        log.info("compiled %s for %s in %.0f ms (%s)", self.model, size, took_ms, self.device)
+        did = self._readied
+        log.info("%s %s for %s in %.0f ms (%s)", did, self.model, size, took_ms, self.device)
 
     def submit(self, frame: Frame) -> None:
         """Start on `frame`; its pixels are read in place if they can be."""
@@ -257,6 +259,8 @@ class OpenVinoEngine(_OneRequest):
     Raises:
         EngineMismatch: the engine is damaged, or no engine for OpenVINO.
     """
+
+    _readied = "opened"
 
     def __init__(
         self,
