@@ -151,7 +151,8 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
     groups = [tuple(sizes)] if arguments.one_engine else [(size,) for size in sizes]
     names = _names(arguments.models)
     named = "all" not in names
-    models = [row.id for row in zoo.ZOO] if not named else names
+    every = [row.id for row in zoo.ZOO if row.has_weights or arguments.random_weights]
+    models = names if named else every
     precision = None if arguments.precision == "auto" else cast("Precision", arguments.precision)
     return [
         Job(model, group, backend, precision, named)

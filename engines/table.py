@@ -27,7 +27,7 @@ def as_table(rows: Sequence[Row]) -> str:
         for column, width in enumerate(widths)
     ]
     lines.insert(1, f"| {' | '.join(rule)} |")
-    notes = [f"- {_name(row)}: {text}" for row in rows if (text := _remark(row))]
+    notes = [f"- {name}: {text}" for name, text in _remarks(rows)]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
@@ -48,8 +48,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row.model, row.size, row.backend, row.precision, row.status, *texts, row.checked)
 
 
-def _name(row: Row) -> str:
-    return " ".join(part for part in (row.model, row.size, row.backend, row.precision) if part)
+def _remarks(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Give what there is to say about each engine, the same thing about a model once."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if text := _remark(row):
+            what = " ".join(part for part in (row.size, row.backend, row.precision) if part)
+            said.setdefault((row.model, text), []).append(what)
+    return [(f"{model} ({', '.join(whats)})", text) for (model, text), whats in said.items()]
 
 
 def _remark(row: Row) -> str:

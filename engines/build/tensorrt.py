@@ -14,6 +14,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engines.build import NOTHING_BESIDE, Beside, Builder, Built, Options, Progress, Request, cuda

@@ -97,12 +97,14 @@ def test_a_model_asked_for_by_name_must_be_there_at_the_end(
 def test_what_cannot_be_had_does_not_fail_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = tuple(row for row in make.zoo.ZOO if row.id in ("default-x3", "span-x2"))
+    few = tuple(
+        row for row in make.zoo.ZOO if row.id in ("default-x3", "realesrnet-x4plus", "span-x2")
+    )
     monkeypatch.setattr(make.zoo, "ZOO", few)
     code, rows = build(capsys, "--models", "all", "--backend", "onnx")
     assert code == 0
     assert [row["status"] for row in rows] == ["built", "unavailable"]
-    assert "a shape without weights" in rows[1]["reason"]
+    assert "RealESRNet_x4plus.pth" in rows[1]["reason"]
 
 
 def test_shapes_can_be_timed_with_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +188,7 @@ def test_the_table_names_what_is_there_and_why_not(capsys: pytest.CaptureFixture
     assert "built" in first
     assert "unavailable" in second
     assert len({len(heads), len(rule), len(first), len(second)}) == 1
+    assert "- span-x4 (64x48 onnx" in "\n".join(rest)
     assert "span-x4 is a shape without weights" in "\n".join(rest)
 
 
