@@ -163,13 +163,12 @@ class Model:
         return self.located.spec or self.loaded.spec
 
     def graph(self, sizes: tuple[Size, ...], precision: Precision) -> bytes:
-        """Export, checked for what TensorRT refuses."""
-        from engines import export, graph
+        """Export."""
+        from engines import export
 
         kind: Precision = "fp32" if precision == "int8" else precision
         if (sizes, kind) not in self._graphs:
             made = export.export(self.loaded, sizes, kind)
-            graph.check(made)
             self._graphs = {key: kept for key, kept in self._graphs.items() if key[0] == sizes}
             self._graphs[sizes, kind] = made
         return self._graphs[sizes, kind]
@@ -279,10 +278,14 @@ def _build(
     cache: EngineCache,
     progress: Progress,
 ) -> Entry:
+    from engines import graph
+
     progress("reading the weights", None)
     spec = model.spec
     progress("exporting", None)
     onnx = model.graph(wanted.sizes, wanted.precision)
+    if builder.name.startswith("tensorrt"):
+        graph.check(onnx)
     timing = cache.timing_cache(builder.name, wanted.backend_version, wanted.device)
     request = Request(
         spec=spec, onnx=onnx, sizes=wanted.sizes, precision=wanted.precision,
@@ -384,9 +387,9 @@ def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
 def _check_graph(model: Model, wanted: Identity, onnx: bytes) -> dict[str, Any]:
     from engines import graph
 
-    size = wanted.sizes[0]
-    pictures = graph.run(onnx, model.frames(size)[:1])
-    difference = graph.difference([(pictures[0], model.reference(size, 0))])
+    frames = [model.frames(size)[0] for size in wanted.sizes]
+    references = [model.reference(size, 0) for size in wanted.sizes]
+    difference = graph.difference(zip(graph.run(onnx, frames), references, strict=True))
     graph.require(difference, model.spec, wanted.precision)
     return _facts(difference)
 

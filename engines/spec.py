@@ -77,8 +77,8 @@ class ModelSpec:
     output: Output = "bgra"
     size_multiple: int = 1
     receptive_field: int = 0
-    fp16_max: int = 2
-    fp16_mean: float = 0.1
+    fp16_max: int = 8
+    fp16_mean: float = 0.15
     author: str = ""
     onnx: str = ""
     onnx_sha256: str = ""
