@@ -227,7 +227,11 @@ def _open_net(
         log.warning("using the shader %s: %s", plain, reason)
         return _open_shader(plain)
 
-    upscaler = _warm(OpenVinoUpscaler(spec, threads, filter, merge=software_gl), source)
+    from overlay.infer.find import open_quantised
+
+    quick = open_quantised(spec.id, source, threads, filter, software_gl)
+    net = quick or OpenVinoUpscaler(spec, threads, filter, merge=software_gl)
+    upscaler = _warm(net, source)
     if not may_fall_back:
         return upscaler
     took_ms = measure_ms(upscaler, source)

@@ -10,7 +10,7 @@ from pathlib import Path
 from engines import load, make, zoo
 from engines.build import Builder, open_builder
 from engines.cache import EngineCache, Entry, Identity
-from engines.errors import EngineMissing, UnknownModel, WeightsMissing
+from engines.errors import EngineError, EngineMissing, UnknownModel, WeightsMissing
 from engines.spec import Engine
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Size
@@ -67,6 +67,27 @@ def open_engine(
         )
     log.info("opening %s", found.path)
     return _opened(cache.open(found), threads, filter, merge)
+
+
+def open_quantised(
+    model: str, source: Size, threads: int, filter: str, merge: bool
+) -> Upscaler | None:
+    """Open the int8 engine that somebody built of a shipped net; None if there is no fresh one."""
+    cache = EngineCache()
+    if not cache.of_model(model):
+        return None
+    located = load.locate(model)
+    size = (source.width, source.height)
+    wanted = make.identity(located, open_builder("openvino"), (size,), "int8")
+    entry, why = cache.fresh(wanted)
+    if entry is None:
+        log.debug("no int8 engine of %s: %s", model, why)
+        return None
+    try:
+        return _opened(cache.open(entry), threads, filter, merge)
+    except EngineError as exc:
+        log.warning("using the shipped net: %s", exc)
+        return None
 
 
 def target(backend: str) -> str:

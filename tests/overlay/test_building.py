@@ -17,7 +17,10 @@ import pytest
 from engines.cache import EngineCache
 from overlay import building
 from overlay.building import BackgroundBuilds, Wanted
+from overlay.cli import main
 from overlay.frame import Size
+from overlay.infer import measure_ms, open_upscaler
+from overlay.infer.openvino import OpenVinoEngine, OpenVinoUpscaler
 
 SIZE = Size(64, 48)
 
@@ -205,3 +208,15 @@ def test_a_model_without_weights_or_engine_says_how_to_get_them(
     )  # fmt: skip
     assert done.returncode == 5
     assert "RealESRNet_x4plus.pth" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_int8_engine_of_a_shipped_net_is_taken_for_its_size(
+    cache: EngineCache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ("--models", "default-x2", "--sizes", "96x64", "--backend", "cpu")
+    assert main(["engines", *wish, "--precision", "int8"]) == 0
+    for size, kind in ((Size(96, 64), OpenVinoEngine), (Size(64, 48), OpenVinoUpscaler)):
+        with open_upscaler("default-x2", source=size, output=size) as upscaler:
+            assert type(upscaler) is kind
+            assert measure_ms(upscaler, size) > 0
