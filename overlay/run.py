@@ -228,7 +228,7 @@ def open_session(
         except (EngineMissing, EngineMismatch) as exc:
             if not settings.build:
                 raise
-            log.warning("%s", exc)
+            log.warning("%s; building it", str(exc).partition(". Build it")[0])
             builds.start(name, source, backend)
             plain = PLAIN_SOFTWARE if presenter.software else PLAIN
             shown = _open(settings, plain, "auto", source, output, presenter.software)
