@@ -1,0 +1,270 @@
+"""CUDA: the dozen operations that the GPU path needs, behind one class.
+
+`Cuda` is the seam. `bindings` is the default (NVIDIA's cuda-bindings, wheels for Linux and
+Windows, with OpenGL interop and graphs); `pycuda` does the same where it is what is installed
+(built by hand; interop only if it was asked for, no graphs); `recording` is the fake: it runs
+nothing, knows which operation waits for which, and tells of accesses that nothing keeps apart.
+
+Streams, events, buffers and graphs are small objects that belong to the `Cuda` that made them and
+live until it is closed, so nothing needs to be freed in the loop, and `close` frees in the
+opposite order of making, also after an error. Only `synchronize`, `close` and the allocations
+wait for the device: none of them belongs in the loop.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from overlay.closing import Closing
+from overlay.errors import BackendUnavailable, OverlayError
+from overlay.frame import Pixels
+
+INSTALL = 'pip install "sr-overlay[nvidia]" (from a clone: pip install ".[nvidia]")'
+
+
+class CudaError(OverlayError):
+    """A CUDA call failed; the message names it and the status."""
+
+
+class Unsupported(CudaError):
+    """This binding of CUDA lacks the operation (graphs in pycuda, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The GPU in use.
+
+    Attributes:
+        name: "NVIDIA GeForce RTX 4070", say.
+        capability: compute capability, (8, 9) say.
+        driver: the newest CUDA that the driver knows, "13.0" say.
+        memory_bytes: of the whole GPU.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    driver: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """A queue of work on the device.
+
+    Attributes:
+        handle: the CUstream, for libraries (TensorRT, PyTorch's ExternalStream).
+        name: for people and for the recording fake: "copy", "compute", "download".
+    """
+
+    handle: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """A mark in a stream; recording it again moves it."""
+
+    handle: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceBuffer:
+    """Memory on the device.
+
+    Attributes:
+        address: of its first byte.
+        size: in bytes.
+        name: for people and for the recording fake.
+    """
+
+    address: int
+    size: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """Work that was captured from a stream, to be launched at once."""
+
+    handle: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GlBuffer:
+    """An OpenGL buffer object that CUDA may write."""
+
+    handle: int
+    buffer: int
+    size: int
+
+
+class Cuda(Closing):
+    """One device and what was made on it.
+
+    Calls that enqueue (copies, `record`, `wait`, `launch`, `map_gl`, `unmap_gl`) return at once;
+    what they do happens in the order of their stream. All methods may be called on any thread;
+    those about OpenGL need the context current, on its thread.
+
+    Raises:
+        BackendUnavailable: from the constructor: package, driver or device are missing.
+        CudaError: from any method: the call failed.
+    """
+
+    #: Its name: "cuda-bindings", "pycuda", "recording".
+    name: str
+    device: Device
+    #: Whether `captured` works.
+    has_graphs: bool
+    #: Whether `register_gl` works.
+    has_gl: bool
+
+    # Streams and events
+
+    @abstractmethod
+    def stream(self, name: str, *, urgent: bool = False) -> Stream:
+        """Make a stream that does not wait for the default one; `urgent` = highest priority."""
+
+    @abstractmethod
+    def event(self, name: str, *, timing: bool = False) -> Event:
+        """Make an event; `timing` if `elapsed_ms` is to be asked of it."""
+
+    @abstractmethod
+    def record(self, event: Event, stream: Stream) -> None:
+        """Set the mark after all that is in the stream now."""
+
+    @abstractmethod
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let what comes next in the stream wait for the mark; one never recorded is passed."""
+
+    @abstractmethod
+    def done(self, event: Event) -> bool:
+        """Whether the mark was reached; True if it was never recorded."""
+
+    @abstractmethod
+    def synchronize(self, event: Event) -> None:
+        """Block until the mark is reached. Not in the loop."""
+
+    @abstractmethod
+    def elapsed_ms(self, start: Event, end: Event) -> float:
+        """Device time between two marks that were reached, in ms."""
+
+    # Memory
+
+    @abstractmethod
+    def pinned(self, shape: tuple[int, ...], name: str) -> Pixels:
+        """Allocate page-locked host memory: zeros, uint8, of the shape; freed by `close`."""
+
+    @abstractmethod
+    def pin(self, pixels: Pixels) -> bool:
+        """Page-lock memory that somebody else owns, until `close`; False if that is refused."""
+
+    @abstractmethod
+    def buffer(self, size: int, name: str) -> DeviceBuffer:
+        """Allocate memory on the device, in bytes."""
+
+    @abstractmethod
+    def upload(self, target: DeviceBuffer, source: Pixels, stream: Stream) -> None:
+        """Copy host to device; `source` is contiguous, and pinned if the copy is to overlap."""
+
+    @abstractmethod
+    def download(self, target: Pixels, source: DeviceBuffer, stream: Stream) -> None:
+        """Copy device to host; `target` is contiguous, and pinned if the copy is to overlap."""
+
+    @abstractmethod
+    def copy(self, target: DeviceBuffer, source: DeviceBuffer, stream: Stream) -> None:
+        """Copy on the device, the size of `source`."""
+
+    # Graphs
+
+    @abstractmethod
+    def captured(self, enqueue: Callable[[], None], stream: Stream, name: str) -> Graph:
+        """Capture what `enqueue` puts into the stream, without running it.
+
+        Raises:
+            Unsupported: `has_graphs` is False.
+        """
+
+    @abstractmethod
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Put a graph's work into a stream."""
+
+    # OpenGL
+
+    @abstractmethod
+    def register_gl(self, buffer: int, size: int) -> GlBuffer:
+        """Register an OpenGL buffer object, once, to be overwritten by CUDA.
+
+        Raises:
+            Unsupported: this binding, driver or context cannot.
+        """
+
+    @abstractmethod
+    def unregister_gl(self, buffer: GlBuffer) -> None:
+        """End that, before the buffer object is deleted."""
+
+    @abstractmethod
+    def mapped(self, buffer: GlBuffer, stream: Stream) -> AbstractContextManager[DeviceBuffer]:
+        """Map it for work in `stream`; unmapped at the end, after which OpenGL may read it."""
+
+    # Programs
+
+    def compute(
+        self,
+        enqueue: Callable[[], None],
+        stream: Stream,
+        reads: Sequence[DeviceBuffer],
+        writes: Sequence[DeviceBuffer],
+    ) -> None:
+        """Put a program's work into a stream (TensorRT's enqueue, a PyTorch module).
+
+        The real back ends only call `enqueue`; the recording fake notes what it touches.
+        """
+        enqueue()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the device, free everything in the opposite order of making; idempotent."""
+
+
+#: Module, class and package of each back end, in the order of "auto".
+_BACKENDS = {
+    "cuda-bindings": ("overlay.cuda.bindings", "BindingsCuda", "cuda.bindings"),
+    "pycuda": ("overlay.cuda.pycuda", "PyCuda", "pycuda"),
+}
+
+
+def open_cuda(name: str = "auto") -> Cuda:
+    """Open the first NVIDIA GPU.
+
+    Args:
+        name: "auto" (cuda-bindings, else pycuda), "cuda-bindings" or "pycuda".
+    Raises:
+        BackendUnavailable: package, driver or device are missing; the message has reasons and fix.
+    """
+    names = tuple(_BACKENDS) if name == "auto" else (name,)
+    reasons = []
+    for one in names:
+        try:
+            return _opened(one)
+        except BackendUnavailable as exc:
+            reasons.append(str(exc))
+    raise BackendUnavailable("; ".join(reasons))
+
+
+def _opened(name: str) -> Cuda:
+    module, kind, package = _BACKENDS[name]
+    try:
+        missing = find_spec(package) is None
+    except ModuleNotFoundError:  # the parent package is missing
+        missing = True
+    if missing:
+        raise BackendUnavailable(f"{name} is not installed: {INSTALL}")
+    cuda: Cuda = getattr(import_module(module), kind)()
+    return cuda
