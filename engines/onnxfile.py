@@ -4,8 +4,8 @@ Limits: external data in the model's own folder only, no file above 2 GiB and no
 together; operators of ONNX itself only; one input and one output, float32 or float16 RGB
 (N, 3, H, W); no tensor above 2^31 elements for a picture of 64x64. What such a picture needs cannot
 always be told without running the model, and what reads and runs it is native code: both are done
-in a process of their own, `python -m engines.onnxfile`, which may take 8 GiB of address space (not
-limited on Windows) and two minutes.
+in a process of their own, `python -P -m engines.onnxfile`, which may take 8 GiB of address space
+(not limited on Windows) and two minutes.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def _tried_apart(model: onnx.ModelProto, element: int) -> tuple[int, int]:
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "engines.onnxfile", str(element)],
+            [sys.executable, "-P", "-m", "engines.onnxfile", str(element)],
             input=model.SerializeToString(),
             capture_output=True,
             timeout=_TIMEOUT_S,

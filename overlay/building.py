@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from overlay.closing import Closing
@@ -43,7 +44,7 @@ class Wanted:
     def command(self) -> list[str]:
         """Give the command line that builds it."""
         return [
-            sys.executable, "-m", "overlay", "engines", "--models", self.model,
+            sys.executable, "-P", "-m", "overlay", "engines", f"--models={self.model}",
             "--sizes", str(self.size), "--backend", target(self.backend),
             "--json", "--progress", "lines",
         ]  # fmt: skip
@@ -152,13 +153,15 @@ class BackgroundBuilds(Closing):
 
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a process whose work gives way to the game's."""
+    """Start a process whose work gives way to the game's; it finds this very package."""
+    paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
     flags = 0
     if sys.platform == "win32":
         flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, errors="replace", creationflags=flags,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )  # fmt: skip
     if sys.platform != "win32":
         os.setpriority(os.PRIO_PROCESS, process.pid, 10)

@@ -382,6 +382,16 @@ def test_an_onnx_model_is_read(tmp_path: Path) -> None:
     assert accepted(tmp_path, "half.onnx", half.SerializeToString()).spec.scale == 3
 
 
+def test_programs_beside_the_model_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx", "numpy", "json", "engines"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').close()  # instead of {name}\n")
+    monkeypatch.chdir(tmp_path)
+    accepted(tmp_path, "my.onnx", graph().SerializeToString())
+    assert not Path("ran").exists()
+
+
 def test_what_sizes_must_be_multiples_of_is_found(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("SpaceToDepth", ["in"], ["x"], blocksize=4),

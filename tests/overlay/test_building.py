@@ -150,6 +150,20 @@ def test_a_build_gives_way_to_the_game_and_ends_with_the_overlay(
     assert builds._process is process
 
 
+def test_programs_in_the_working_directory_are_not_run(
+    cache: EngineCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("overlay", "numpy", "argparse"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').close()  # instead of {name}\n")
+    monkeypatch.chdir(tmp_path)
+    process = building._spawn(Wanted("--odd name", SIZE, "auto").command())
+    with process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "unknown model '--odd name'" in said
+    assert not Path("ran").exists()
+
+
 @pytest.mark.slow
 def test_the_overlay_shows_the_plain_upscale_until_the_engine_is_built(
     cache: EngineCache, tmp_path: Path
