@@ -119,7 +119,8 @@ class Pipeline:
         self._hud = hud
         self._on_command = on_command
         self._upscaler = upscaler  # replaced by the infer thread or, inline, the capture thread
-        self._next: Upscaler | None = None  # opened, waiting to be put in; set by _open
+        self._next: Upscaler | None = None  # opened, waiting to be put in; see _offer
+        self._offering = threading.Lock()
         self._frames: LatestFrame[Frame] = LatestFrame(self._superseded_frame)
         self._pictures: LatestFrame[Picture] = LatestFrame(self._superseded_picture, presenter.wake)
         self._stop = threading.Event()
@@ -353,7 +354,7 @@ class Pipeline:
     def _open(self, name: str, size: Size, output: Size) -> None:
         assert self._reopen is not None
         try:
-            self._next = self._reopen(name, size, output)
+            self._offer(self._reopen(name, size, output))
             if self._notice == f"opening {name}":  # else `reopen` had something to say
                 self._notice = ""
         except Exception as exc:  # whatever it is, the old one goes on
@@ -363,9 +364,17 @@ class Pipeline:
         finally:
             self._opening = None
 
+    def _offer(self, fresh: Upscaler) -> None:
+        """Let an upscaler be put in soon; one that still waits for that is given up for it."""
+        with self._offering:
+            late, self._next = self._next, fresh
+        if late is not None:
+            late.close()
+
     def _exchange(self) -> None:
         """Put the upscaler that was opened in the place of the old one, which must be idle."""
-        fresh, self._next = self._next, None
+        with self._offering:
+            fresh, self._next = self._next, None
         if fresh is not None:
             old, self._upscaler = self._upscaler, fresh
             self._again = True
@@ -520,17 +529,20 @@ class Pipeline:
         plain = PLAIN_SOFTWARE if self._presenter.software else PLAIN
         log.error("%s keeps failing; showing %s instead", self._upscaler.model, plain)
         self._notice = f"{self._upscaler.model} failed: {error}"
-        self._next = self._reopen(plain, frame.size, frame.size)
+        self._offer(self._reopen(plain, frame.size, frame.size))
         self._name = plain
         return 0
 
     def _fits(self, size: Size) -> bool:
         """Open the engine for the game's new size; False if there is none."""
         assert self._reopen is not None
+        if self._opening is not None or self._next is not None:
+            return True  # what comes may fit; if not, it is asked again
         try:
-            self._next = self._reopen(self._name, size, self._presenter.target_size(size))
-        except (OverlayError, EngineError) as exc:
-            log.error("%s", exc)
+            self._offer(self._reopen(self._name, size, self._presenter.target_size(size)))
+        except Exception as exc:  # whatever it is, the plain upscale shows
+            known = isinstance(exc, OverlayError | EngineError)
+            log.error("%s", exc, exc_info=not known)
             return False
         return True
 

@@ -421,6 +421,43 @@ def test_without_an_engine_of_the_new_size_the_plain_upscale_is_shown() -> None:
     assert counts.presented > 20
 
 
+def test_a_failure_of_any_kind_after_a_resize_shows_the_plain_upscale() -> None:
+    def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
+        if name == "net":
+            raise RuntimeError("the library fell over")
+        return FakeUpscaler(name, inline=True)
+
+    presenter = FakePresenter()
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
+    counts, _, pipeline = run(
+        ScriptedSource(script, 0.005), FixedSize("net", SIZE), presenter, name="net", reopen=reopen
+    )
+    assert pipeline.model == "fsr1"
+    assert counts.presented > 20
+
+
+def test_a_resize_while_another_upscaler_is_opened_leaves_none_open() -> None:
+    opening, made = threading.Event(), list[FakeUpscaler]()
+
+    def reopen(name: str, size: Size, output: Size) -> FakeUpscaler:
+        opening.set()
+        time.sleep(0.1)
+        made.append(FixedSize(name, size))
+        return made[-1]
+
+    presenter = FakePresenter(commands={5: Command("next")})
+    script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 151)]
+    source = ScriptedSource(script, 0.005, lambda shown: shown < 10 or opening.is_set())
+    _, _, pipeline = run(
+        source, FixedSize("net", SIZE), presenter,
+        name="net", reopen=reopen, cycle=("net", "other"),
+    )  # fmt: skip
+    assert pipeline.model == "other"
+    assert presenter.pictures[-1].frame.size == Size(6, 6)
+    assert len(made) > 1
+    assert all(upscaler.closed for upscaler in made)
+
+
 def test_an_engine_that_became_ready_takes_the_place_of_the_one_that_stands_in() -> None:
     plain = FakeUpscaler("fsr1", inline=True)
     plain.stands_in = True
