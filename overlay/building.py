@@ -61,7 +61,7 @@ class BackgroundBuilds(Closing):
         self._audience: Audience | None = None
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
-        self._failed: dict[Wanted, str] = {}
+        self._tried: dict[Wanted, str] = {}  # what to say when it is wanted again
         self._ready: str | None = None
         self._notice = ""
         self._lock = threading.Lock()
@@ -75,26 +75,31 @@ class BackgroundBuilds(Closing):
         if self._ready is not None:
             audience.request(self._ready)
 
-    def start(self, model: str, size: Size, backend: str) -> None:
-        """Begin to build, unless that runs already or has failed before."""
-        wanted = Wanted(model, size, backend)
+    def start(self, name: str, size: Size, backend: str, model: str | None = None) -> None:
+        """Begin to build, unless that runs already or was tried before.
+
+        Args:
+            name: what the audience is to use when it is built.
+            model: what to build, if that has another name.
+        """
+        wanted = Wanted(model or name, size, backend)
         with self._lock:
             if self._closed or self._running():
                 return
-            if wanted in self._failed:
-                self._say(f"{model} cannot be built: {self._failed[wanted]}")
+            if wanted in self._tried:
+                self._say(self._tried[wanted])
                 return
-            self._say(f"building {model} for {size}")
+            self._say(f"building {wanted.model} for {size}")
             self._process = _spawn(wanted.command())
             self._thread = threading.Thread(
-                target=self._follow, args=(wanted, self._process), name="build", daemon=True
+                target=self._follow, args=(name, wanted, self._process), name="build", daemon=True
             )
             self._thread.start()
 
     def _running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _follow(self, wanted: Wanted, process: subprocess.Popen[str]) -> None:
+    def _follow(self, name: str, wanted: Wanted, process: subprocess.Popen[str]) -> None:
         with process:
             reason = self._listen(wanted, process)
         code = process.returncode
@@ -103,12 +108,13 @@ class BackgroundBuilds(Closing):
         self._thread = None  # another may be started by what follows
         if code == 0:
             log.info("built %s for %s", wanted.model, wanted.size)
+            self._tried[wanted] = f"{wanted.model} was built, but cannot be opened; see the log"
             self._say("")
-            self._tell_ready(wanted.model)
+            self._tell_ready(name)
             return
-        self._failed[wanted] = reason
         log.error("building %s for %s failed: %s", wanted.model, wanted.size, reason)
-        self._say(f"{wanted.model} cannot be built: {reason}")
+        self._tried[wanted] = f"{wanted.model} cannot be built: {reason}"
+        self._say(self._tried[wanted])
 
     def _listen(self, wanted: Wanted, process: subprocess.Popen[str]) -> str:
         """Hand on what the build says until it ends; give the reason it named last."""
@@ -126,11 +132,11 @@ class BackgroundBuilds(Closing):
                 log.debug("build: %s", line.rstrip())
         return reason
 
-    def _tell_ready(self, model: str) -> None:
+    def _tell_ready(self, name: str) -> None:
         with self._lock:
-            self._ready, audience = model, self._audience
+            self._ready, audience = name, self._audience
         if audience is not None:
-            audience.request(model)
+            audience.request(name)
 
     def _say(self, text: str) -> None:
         self._notice = text

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from engines import zoo
 from engines.errors import EngineMismatch, EngineMissing
 from overlay import settings as options
 from overlay.building import BackgroundBuilds
@@ -229,7 +230,8 @@ def open_session(
             if not settings.build:
                 raise
             log.warning("%s; building it", str(exc).partition(". Build it")[0])
-            builds.start(name, source, backend)
+            model = zoo.default_for(source, output).id if name == "default" else name
+            builds.start(name, source, backend, model)
             plain = PLAIN_SOFTWARE if presenter.software else PLAIN
             shown = _open(settings, plain, "auto", source, output, presenter.software)
             shown.stands_in = True

@@ -105,6 +105,19 @@ def test_a_build_that_fails_says_why_and_is_not_tried_again(
     wait_for(lambda: listener.ready == ["net"])
 
 
+def test_what_was_built_and_is_wanted_again_is_not_built_for_ever(
+    monkeypatch: pytest.MonkeyPatch, builds: BackgroundBuilds
+) -> None:
+    pretend(monkeypatch, "pass")
+    listener = Listener()
+    builds.attach(listener)
+    builds.start("net", SIZE, "auto")
+    wait_for(lambda: listener.ready == ["net"])
+    builds.start("net", SIZE, "auto")  # as it could not be opened
+    assert listener.notices[-1] == "net was built, but cannot be opened; see the log"
+    assert not builds._running()
+
+
 def test_an_error_of_the_command_is_the_reason(
     monkeypatch: pytest.MonkeyPatch, builds: BackgroundBuilds
 ) -> None:
@@ -170,7 +183,7 @@ def test_the_overlay_shows_the_plain_upscale_until_the_engine_is_built(
 ) -> None:
     command = [
         sys.executable, "-m", "overlay", "run", "--source", "replay:pattern", "--present",
-        "offscreen", "--model", "default-x2", "--backend", "onnxruntime", "--build", "--json",
+        "offscreen", "--model", "default", "--backend", "onnxruntime", "--build", "--json",
         "--output", "960x540", "--rate", "10",
     ]  # fmt: skip
     env = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
