@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
+import numpy as np
+
 from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Pixels
@@ -105,6 +107,21 @@ class GlBuffer:
     size: int
 
 
+#: What a `Cuda` makes; pixels are those of `pinned` and `pin`.
+Made = Stream | Event | DeviceBuffer | Graph | GlBuffer | Pixels
+
+
+def whole_bytes(pixels: Pixels) -> Pixels:
+    """View contiguous pixels as bytes: uint8, (nbytes,).
+
+    Raises:
+        ValueError: they are not contiguous.
+    """
+    if not pixels.flags.c_contiguous:
+        raise ValueError(f"copies need contiguous pixels, not strides {pixels.strides}")
+    return pixels.reshape(-1).view(np.uint8)
+
+
 class Cuda(Closing):
     """One device and what was made on it.
 
@@ -180,6 +197,13 @@ class Cuda(Closing):
     @abstractmethod
     def copy(self, target: DeviceBuffer, source: DeviceBuffer, stream: Stream) -> None:
         """Copy on the device, the size of `source`."""
+
+    @abstractmethod
+    def free(self, *made: Made) -> None:
+        """Wait for the device and free these now, the last first: at a change of size, say.
+
+        Not in the loop. What of it fails is logged, as in `close`.
+        """
 
     # Graphs
 
