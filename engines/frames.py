@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import as_file, files
@@ -77,10 +78,11 @@ def _fitted(picture: Pixels, size: Size) -> Pixels:
     width, height = size
     factor = max(width / picture.shape[1], height / picture.shape[0])
     if factor > 1:
-        large = (
-            max(width, round(picture.shape[1] * factor)),
-            max(height, round(picture.shape[0] * factor)),
-        )
-        picture = cv2.resize(picture, large, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+        cut = _middle(picture, math.ceil(width / factor), math.ceil(height / factor))
+        picture = cv2.resize(cut, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    return np.ascontiguousarray(_middle(picture, width, height))
+
+
+def _middle(picture: Pixels, width: int, height: int) -> Pixels:
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    return picture[top : top + height, left : left + width]
