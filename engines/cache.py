@@ -32,6 +32,8 @@ from engines.spec import Engine, Output, Precision, Size
 FORMAT = 1
 #: A sidecar larger than this is not one of ours.
 _SIDECAR_BYTES = 1 << 20
+#: What reading a sidecar of anyone's may raise.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
@@ -192,6 +194,8 @@ class EngineCache:
 
     def of_model(self, model: str) -> list[Entry | Damaged]:
         """List what is stored of one model, also what is stale or damaged."""
+        if Path(model).name != model or model in ("", ".."):
+            return []  # no name that an engine has: a path
         return [self._read(path) for path in sorted((self.folder / model).glob("*.json"))]
 
     def open(self, entry: Entry) -> Engine:
@@ -297,7 +301,8 @@ class EngineCache:
         except OSError as exc:
             raise CacheError(f"cannot delete {exc.filename}: {exc.strerror}") from exc
         for ending in (".kept", ".lock"):
-            found.sidecar.with_suffix(ending).unlink(missing_ok=True)
+            with suppress(OSError):  # a builder holds it (Windows)
+                found.sidecar.with_suffix(ending).unlink()
         with suppress(OSError):  # other engines of the model are still there
             found.sidecar.parent.rmdir()
         return freed
@@ -328,15 +333,15 @@ class EngineCache:
 
     def _read(self, sidecar: Path) -> Entry | Damaged:
         try:
-            if sidecar.stat().st_size > _SIDECAR_BYTES:
-                return Damaged(sidecar, "the sidecar is damaged: it is too large")
+            if not sidecar.is_file() or sidecar.stat().st_size > _SIDECAR_BYTES:
+                return Damaged(sidecar, "the sidecar is damaged: it is too large, or no file")
             entry = _from_json(sidecar, json.loads(sidecar.read_bytes()))
             found = entry.path.stat().st_size
         except FileNotFoundError:
             return Damaged(sidecar, "its file is gone")
         except OSError as exc:
             return Damaged(sidecar, f"cannot read it: {exc.strerror}")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        except _UNREADABLE as exc:
             return Damaged(sidecar, f"the sidecar is damaged: {_line(exc)}")
         if found != entry.bytes:
             return Damaged(sidecar, f"the engine is cut: {found} bytes of {entry.bytes}")

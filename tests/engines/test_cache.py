@@ -168,7 +168,7 @@ def test_a_corrupted_sidecar_is_refused(cache: EngineCache, content: bytes) -> N
         ("file", "../../../etc/passwd.engine"), ("file", "/etc/x.engine"), ("file", "x.json"),
         ("bytes", -1), ("bytes", "12"), ("scale", 0), ("scale", True), ("output", "rgb"),
         ("identity", {}), ("identity", None), ("checks", 3), ("licence", "x" * 10_000),
-        ("seconds", "soon"),
+        ("seconds", "soon"), ("seconds", 10**400),
     ],
 )  # fmt: skip
 def test_a_forged_sidecar_is_refused(cache: EngineCache, field: str, value: object) -> None:
@@ -307,6 +307,30 @@ def test_removing_an_engine_frees_all_that_was_its(cache: EngineCache) -> None:
         pass
     assert cache.remove(stored) > len(ENGINE)
     assert list(cache.folder.iterdir()) == []
+
+
+def test_an_engine_whose_lock_is_held_can_be_removed(cache: EngineCache) -> None:
+    stored = cache.store(entry_of(), ENGINE)
+    stored.sidecar.with_suffix(".lock").mkdir()  # cannot be unlinked, as on Windows
+    cache.remove(stored)
+    assert cache.entries() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX")
+def test_a_sidecar_that_is_no_file_is_not_waited_for(cache: EngineCache) -> None:
+    stored = cache.store(entry_of(), ENGINE)
+    stored.sidecar.unlink()
+    os.mkfifo(stored.sidecar)
+    assert "no file" in cache.fresh(WANTED)[1]
+
+
+@pytest.mark.parametrize("name", ["../other", "/other", "..", ""])
+def test_names_do_not_lead_out_of_the_folder(cache: EngineCache, name: str) -> None:
+    stored = cache.store(entry_of(), ENGINE)
+    inner = EngineCache(stored.sidecar.parent / "engines")
+    inner.folder.mkdir()
+    assert inner.of_model(name.replace("other", str(stored.sidecar.parent))) == []
+    assert inner.of_model(name) == []
 
 
 def test_what_opening_compiled_is_kept_until_the_engine_is_built_again(cache: EngineCache) -> None:
