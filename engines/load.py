@@ -105,8 +105,8 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
 
         download = hub.fetch(reference)
         return _located_file(download.path, download.origin)
-    if _is_path(reference):
-        path = _model_file(Path(reference).expanduser())
+    if is_path(reference):
+        path = _model_file(_expanded(reference))
         return _located_file(path, str(path))
     return _located_row(reference, folders)
 
@@ -116,7 +116,8 @@ def user_weights_folder() -> Path:
     return Path(platformdirs.user_data_path("sr-overlay", appauthor=False)) / "weights"
 
 
-def _is_path(reference: str) -> bool:
+def is_path(reference: str) -> bool:
+    """Whether `locate` takes it for a file or folder, also where a row has the same name."""
     separators = ("/", "\\") if os.name == "nt" else ("/",)
     path = Path(reference)
     return (
@@ -124,6 +125,13 @@ def _is_path(reference: str) -> bool:
         or any(separator in reference for separator in separators)
         or reference in (".", "..", "~")
     )
+
+
+def _expanded(reference: str) -> Path:
+    try:
+        return Path(reference).expanduser()
+    except RuntimeError as exc:
+        raise EngineMissing(f"cannot read the model file {reference}: {exc}") from exc
 
 
 def _located_row(reference: str, folders: Sequence[Path]) -> Located:
@@ -217,9 +225,12 @@ def _how_to_get(spec: ModelSpec, sources: Sequence[Source]) -> str:
 
 def _model_file(path: Path) -> Path:
     """Give the file that a path means: itself, or the only model in a folder."""
-    if not path.is_dir():
-        return path
-    models = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    try:
+        if not path.is_dir():
+            return path
+        models = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    except OSError as exc:
+        raise EngineMissing(f"cannot read {str(path)[:200]}: {exc.strerror}") from exc
     if len(models) != 1:
         names = ", ".join(model.name for model in models[:5]) or "none"
         raise EngineMissing(

@@ -317,6 +317,12 @@ def test_a_missing_file_is_said_to_be(reference: str) -> None:
         load.locate(reference)
 
 
+@pytest.mark.parametrize("reference", [f"{'a' * 300}.pth", "~no-such-user/a.pth"])
+def test_paths_that_cannot_be_are_refused(reference: str) -> None:
+    with pytest.raises(EngineMissing, match="cannot read"):
+        load.locate(reference)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"x")
     with pytest.raises(ModelInvalid, match="no model file that can be read"):
