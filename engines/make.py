@@ -242,6 +242,9 @@ def make(jobs: Sequence[Job], plan: Plan, cache: EngineCache, progress: Progress
             yield _row(job, "failed", str(exc))
         except MemoryError:
             yield _row(job, "failed", "out of memory; a smaller size or model may fit")
+        except Exception as exc:  # libraries: PyTorch's lack of memory is a RuntimeError, say
+            log.debug("%s for %s", job.model, job.backend, exc_info=True)
+            yield _row(job, "failed", _line(exc))
 
 
 def _row(job: Job, status: Status, reason: str) -> Row:
@@ -257,17 +260,30 @@ def _make_one(job: Job, model: Model, plan: Plan, cache: EngineCache, progress: 
         offered = ", ".join(builder.precisions)
         raise BuilderMissing(f"{builder.name} does not compute in {job.precision} (only {offered})")
     wanted = identity(model.located, builder, job.sizes, job.precision, plan.options)
-    found, why = cache.fresh(wanted)
-    if found is not None and not plan.force:
+    found, why = _fresh(cache, wanted, plan)
+    if found is not None:
         return row_of(found, "fresh", f"built {found.built}", job.named)
     progress(f"waiting for another build of {model.located.name}", None)
     with cache.lock(wanted):
-        found, why = cache.fresh(wanted)  # the one who held the lock may have built it
-        if found is not None and not plan.force:
+        found, why = _fresh(cache, wanted, plan)  # the one who held the lock may have built it
+        if found is not None:
             return row_of(found, "fresh", f"built {found.built}", job.named)
         log.info("building %s for %s: %s", wanted.model, wanted.backend, why)
         entry = _build(wanted, builder, model, plan, cache, progress)
     return row_of(entry, "built", "", job.named)
+
+
+def _fresh(cache: EngineCache, wanted: Identity, plan: Plan) -> tuple[Entry | None, str]:
+    """Find the engine wanted, whole, or say why it is to be built."""
+    if plan.force:
+        return None, "it was asked for"
+    found, why = cache.fresh(wanted)
+    if found is not None:
+        try:
+            cache.open(found)
+        except EngineError as exc:
+            return None, str(exc)
+    return found, why
 
 
 def _build(
@@ -313,8 +329,8 @@ def _build(
 
 def _lasting(model: Model) -> str:
     """Give a reference that holds from any working directory."""
-    path = Path(model.name)
-    return str(path.resolve()) if path.exists() else model.name
+    path = Path(model.name).expanduser()
+    return str(path.resolve()) if load.is_path(model.name) and path.exists() else model.name
 
 
 def _note(spec: ModelSpec, located: Located) -> str:
@@ -480,6 +496,12 @@ def row_of(entry: Entry, status: Status, reason: str, named: bool = True) -> Row
         note=entry.note,
         named=named,
     )
+
+
+def _line(exc: Exception) -> str:
+    """Give an error that no message was written for in one line."""
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text}"[:300]
 
 
 def _sha256(data: bytes) -> str:

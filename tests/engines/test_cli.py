@@ -136,6 +136,41 @@ def test_an_engine_that_is_too_far_from_pytorch_is_not_kept(
     assert cache.entries() == []
 
 
+def test_a_damaged_engine_is_built_again(
+    capsys: pytest.CaptureFixture[str], cache: EngineCache
+) -> None:
+    wish = ("--models", "default-x2", "--backend", "onnxruntime")
+    assert build(capsys, *wish)[0] == 0
+    (entry,) = cache.entries()
+    assert isinstance(entry, Entry)
+    whole = entry.path.read_bytes()
+    entry.path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    code, (row,) = build(capsys, *wish)
+    assert (code, row["status"]) == (0, "built")
+    assert entry.path.read_bytes() == whole
+
+
+def test_an_error_that_nobody_foresaw_fails_its_engine_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def falls_over(*facts: Any) -> Any:
+        raise RuntimeError("not enough memory:\nyou tried to allocate 9 GB")
+
+    monkeypatch.setattr(OpenVinoBuilder, "build", falls_over)
+    code, rows = build(capsys, "--models", "default-x2", "--backend", "cpu,onnxruntime")
+    assert (code, [row["status"] for row in rows]) == (5, ["failed", "built"])
+    assert rows[0]["reason"] == "RuntimeError: not enough memory: you tried to allocate 9 GB"
+
+
+def test_a_folder_of_a_model_s_name_is_not_taken_for_its_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "default-x2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert build(capsys, "--models", "default-x2", "--backend", "onnxruntime")[0] == 0
+    assert [row["fresh"] for row in engines_json(capsys, "--list")[1]] == [True]
+
+
 def _brighter(call: Any) -> Any:
     return lambda self, bgra: call(self, bgra) // 2
 
