@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -31,19 +32,21 @@ def shipped_folder() -> Path:
         return folder
 
 
-def read(size: Size, folder: Path | None = None) -> list[Pixels]:
+def read(size: Size, folder: Path | None = None, most: int = _MOST) -> list[Pixels]:
     """Read frames and bring them to one size.
 
     Args:
         size: of the frames given, (width, height). A larger picture is cut in its middle, a
             smaller one is enlarged first.
         folder: of pictures; the shipped ones if None.
+        most: no more frames than this, the first ones.
     Returns:
         uint8 BGRA (height, width, 4), alpha 255, in the order of the files' names.
     Raises:
         ModelInvalid: the folder cannot be read or holds no picture.
     """
-    found = [_fitted(picture, size) for picture in _pictures(folder or shipped_folder())]
+    pictures = islice(_pictures(folder or shipped_folder()), most)
+    found = [_fitted(picture, size) for picture in pictures]
     if not found:
         kinds = ", ".join(sorted(_ENDINGS))
         raise ModelInvalid(f"{folder} holds no picture that can be read ({kinds})")

@@ -145,6 +145,7 @@ class Model:
         self.located = _locate(reference, plan)
         self._loaded: Loaded | None = None
         self._graphs: dict[tuple[tuple[Size, ...], str], bytes] = {}
+        self._checked: dict[Size, list[Pixels]] = {}
         self._references: dict[tuple[Size, int], Pixels] = {}
 
     @property
@@ -174,15 +175,21 @@ class Model:
         return self._graphs[sizes, kind]
 
     def frames(self, size: Size) -> list[Pixels]:
-        """Game frames of a size."""
+        """All game frames of a size, read when called."""
         return frames.read(size, self._plan.frames)
+
+    def checked(self, size: Size) -> list[Pixels]:
+        """The game frames of a size that engines are checked on."""
+        if size not in self._checked:
+            self._checked[size] = frames.read(size, self._plan.frames, _CHECKED)
+        return self._checked[size]
 
     def reference(self, size: Size, index: int) -> Pixels:
         """What PyTorch makes of a frame, in FP32."""
         from engines import graph
 
         if (size, index) not in self._references:
-            frame = self.frames(size)[index]
+            frame = self.checked(size)[index]
             self._references[size, index] = graph.reference(self.loaded, frame)
         return self._references[size, index]
 
@@ -367,7 +374,7 @@ def _checked(
         progress("checking", None)
         checks = check(runner, model, wanted)
         progress("timing", None)
-        checks |= timed(runner, model.frames(wanted.sizes[0])[0])
+        checks |= timed(runner, model.checked(wanted.sizes[0])[0])
         return {**checks, "checked": "engine"}, runner.kept()
     finally:
         runner.close()
@@ -393,7 +400,7 @@ def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
     runner = builder.open(engine.data, model.spec, known.sizes, beside)
     try:
         checks = check(runner, model, known)
-        checks |= timed(runner, model.frames(known.sizes[0])[0])
+        checks |= timed(runner, model.checked(known.sizes[0])[0])
         cache.keep(entry, runner.kept())
     finally:
         runner.close()
@@ -403,7 +410,7 @@ def verified(cache: EngineCache, entry: Entry, model: Model) -> Row:
 def _check_graph(model: Model, wanted: Identity, onnx: bytes) -> dict[str, Any]:
     from engines import graph
 
-    frames = [model.frames(size)[0] for size in wanted.sizes]
+    frames = [model.checked(size)[0] for size in wanted.sizes]
     references = [model.reference(size, 0) for size in wanted.sizes]
     difference = graph.difference(zip(graph.run(onnx, frames), references, strict=True))
     graph.require(difference, model.spec, wanted.precision)
@@ -441,7 +448,7 @@ def _difference(runner: Runner, model: Model, wanted: Identity) -> Difference:
     pairs: list[tuple[Pixels, Pixels]] = []
     start = time.perf_counter()
     for size in wanted.sizes:
-        for index, frame in enumerate(model.frames(size)[:_CHECKED]):
+        for index, frame in enumerate(model.checked(size)):
             if pairs and time.perf_counter() - start > _LIMIT_S:
                 break
             pairs.append((runner(frame).copy(), model.reference(size, index)))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import engines
-from engines import cli, frames, make
+from engines import cli, frames, zoo
 from engines.build.openvino import OpenVinoBuilder
 from engines.cache import EngineCache, Entry
 from overlay.cli import main
@@ -97,10 +97,8 @@ def test_a_model_asked_for_by_name_must_be_there_at_the_end(
 def test_what_cannot_be_had_does_not_fail_all(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = tuple(
-        row for row in make.zoo.ZOO if row.id in ("default-x3", "realesrnet-x4plus", "span-x2")
-    )
-    monkeypatch.setattr(make.zoo, "ZOO", few)
+    few = tuple(row for row in zoo.ZOO if row.id in ("default-x3", "realesrnet-x4plus", "span-x2"))
+    monkeypatch.setattr(zoo, "ZOO", few)
     code, rows = build(capsys, "--models", "all", "--backend", "onnx")
     assert code == 0
     assert [row["status"] for row in rows] == ["built", "unavailable"]
@@ -270,6 +268,25 @@ def test_a_user_s_own_frames_are_used(capsys: pytest.CaptureFixture[str], tmp_pa
     assert build(
         capsys, "--models", "default-x2", "--backend", "onnx", "--frames", folder
     )[0] == 0  # fmt: skip
+
+
+def test_no_more_pictures_are_read_than_are_checked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shipped = sorted(frames.shipped_folder().glob("*.png"))
+    for index in range(9):
+        (tmp_path / f"{index}.png").write_bytes(shipped[index % len(shipped)].read_bytes())
+    read: list[str] = []
+    real = frames._picture
+
+    def picture(path: Path) -> frames.Pixels | None:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(frames, "_picture", picture)
+    wish = ("--models", "default-x2", "--backend", "cpu,onnx", "--frames", str(tmp_path))
+    assert build(capsys, *wish)[0] == 0
+    assert read == ["0.png", "1.png", "2.png"]
 
 
 def test_progress_can_be_read_by_a_program(capsys: pytest.CaptureFixture[str]) -> None:
