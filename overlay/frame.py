@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from overlay.cuda import Cuda, DeviceBuffer, Event
 
 Pixels = NDArray[np.uint8]
 
@@ -123,10 +126,56 @@ class Frame:
         return Size(self.pixels.shape[1], self.pixels.shape[0])
 
 
+class DeviceSpan(NamedTuple):
+    """A piece of work on the device: its start in `perf_counter_ns`, its duration in ns."""
+
+    start_ns: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """When the parts of an inference ran on the device.
+
+    Attributes:
+        upload, infer, download: None where there was none, or it was not measured.
+        error_ns: the starts may be off by so much, all of them in the same direction; the
+            durations and the distances between the starts are those of the device's own clock.
+    """
+
+    upload: DeviceSpan | None = None
+    infer: DeviceSpan | None = None
+    download: DeviceSpan | None = None
+    error_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DevicePicture:
+    """Pixels that stay on the device, for the presenter to copy.
+
+    Who copies them waits for `ready` in a stream of its own, copies, and records `released`
+    there, before the last reference to the picture is dropped: then the buffer is used again.
+
+    Attributes:
+        cuda: the device.
+        buffer: uint8 of `shape`, contiguous and no larger.
+        shape: (H*scale, W*scale, 4) for "bgra", (H*scale, W*scale) for "luma".
+        ready: the mark after which `buffer` may be read.
+        released: the mark after which `buffer` may be overwritten.
+    """
+
+    cuda: Cuda
+    buffer: DeviceBuffer
+    shape: tuple[int, ...]
+    ready: Event
+    released: Event
+    lease: object | None = field(default=None, repr=False)
+
+
 PictureKind = Literal["source", "bgra", "luma"]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Picture:
     """What an upscaler hands to the presenter.
 
@@ -138,10 +187,14 @@ class Picture:
             "bgra"    uint8 BGRA, (H*scale, W*scale, 4), alpha undefined;
             "luma"    uint8 BT.601 full-range luma, (H*scale, W*scale); the presenter adds the
                       source's chroma: RGB = up(source RGB) + (pixels - luma(up(source RGB))).
+        pixels: in host memory; where `device` is set it has the right shape, and nothing in it
+            (see `nothing`).
         scale: 1 for "source".
         shader: the shader that scales "source" pictures; for the others the filter for what is
             left between `pixels` and the size on screen.
         infer_ns: device time of the inference where the back end measures it, else 0.
+        device: where the pixels are if they were not downloaded.
+        times: when it was made, by the device's clock, where the back end measures that.
     """
 
     frame: Frame
@@ -153,7 +206,14 @@ class Picture:
     shader: str
     lease: object | None = field(default=None, repr=False)
     infer_ns: int = 0
+    device: DevicePicture | None = None
+    times: DeviceTimes | None = None
 
     @property
     def size(self) -> Size:
         return Size(self.pixels.shape[1], self.pixels.shape[0])
+
+
+def nothing(shape: tuple[int, ...]) -> Pixels:
+    """Give black pixels of any shape in one byte, read-only: they stand in for a device's."""
+    return np.broadcast_to(np.uint8(0), shape)

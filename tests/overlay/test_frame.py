@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from overlay.frame import BufferRing, Frame, Region
+from overlay.frame import BufferRing, Frame, Picture, Region, Size, nothing
 
 
 def test_a_buffer_returns_with_the_last_reference() -> None:
@@ -36,3 +36,13 @@ def test_size_is_width_by_height() -> None:
     frame = Frame(np.zeros((270, 480, 4), np.uint8), 0, 0, 0, Region(5, 6, 480, 270))
     assert str(frame.size) == "480x270"
     assert str(frame.region) == "480x270+5+6"
+
+
+def test_a_picture_without_host_pixels_has_its_size_and_no_memory() -> None:
+    pixels = nothing((2160, 3840, 4))
+    frame = Frame(np.zeros((540, 960, 4), np.uint8), 0, 0, 0, Region(0, 0, 960, 540))
+    picture = Picture(frame, "bgra", pixels, 4, "net", "test", "bicubic")
+    assert picture.size == Size(3840, 2160)
+    assert pixels.base is not None
+    assert pixels.base.nbytes == 1
+    assert not pixels.flags.writeable
