@@ -122,6 +122,29 @@ def whole_bytes(pixels: Pixels) -> Pixels:
     return pixels.reshape(-1).view(np.uint8)
 
 
+def check_size(size: int, name: str) -> None:
+    """Raise ValueError for an allocation of nothing."""
+    if size <= 0:
+        raise ValueError(f"{name}: an allocation of {size} bytes")
+
+
+def check_copy(moved: Pixels | DeviceBuffer, other: DeviceBuffer) -> int:
+    """Give the size of a copy, all of `moved`.
+
+    Raises:
+        ValueError: it does not fit the other side, or is not contiguous.
+    """
+    if isinstance(moved, DeviceBuffer):
+        size = moved.size
+    else:
+        size = moved.nbytes
+        if not moved.flags.c_contiguous:
+            raise ValueError(f"copies need contiguous pixels, not strides {moved.strides}")
+    if size > other.size:
+        raise ValueError(f"{size} bytes do not fit {other.name}, {other.size} bytes")
+    return size
+
+
 class Cuda(Closing):
     """One device and what was made on it.
 
@@ -176,11 +199,17 @@ class Cuda(Closing):
 
     @abstractmethod
     def pinned(self, shape: tuple[int, ...], name: str) -> Pixels:
-        """Allocate page-locked host memory: zeros, uint8, of the shape; freed by `close`."""
+        """Allocate page-locked host memory: zeros, uint8, of the shape; freed by `close`.
+
+        An array that is still referred to then stays valid until it is not.
+        """
 
     @abstractmethod
     def pin(self, pixels: Pixels) -> bool:
-        """Page-lock memory that somebody else owns, until `close`; False if that is refused."""
+        """Page-lock memory that somebody else owns, until `close`; False if that is refused.
+
+        Of an array that this device has pinned already: True.
+        """
 
     @abstractmethod
     def buffer(self, size: int, name: str) -> DeviceBuffer:
@@ -257,10 +286,12 @@ class Cuda(Closing):
         """Wait for the device, free everything in the opposite order of making; idempotent."""
 
 
-#: Module, class and package of each back end, in the order of "auto".
+_INSTALL_PYCUDA = "it must be built from source, and cuda-bindings does the same without"
+
+#: Module, class, package and way to install of each back end, in the order of "auto".
 _BACKENDS = {
-    "cuda-bindings": ("overlay.cuda.bindings", "BindingsCuda", "cuda.bindings"),
-    "pycuda": ("overlay.cuda.pycuda", "PyCuda", "pycuda"),
+    "cuda-bindings": ("overlay.cuda.bindings", "BindingsCuda", "cuda.bindings", INSTALL),
+    "pycuda": ("overlay.cuda.pycuda", "PyCuda", "pycuda", _INSTALL_PYCUDA),
 }
 
 
@@ -272,6 +303,8 @@ def open_cuda(name: str = "auto") -> Cuda:
     Raises:
         BackendUnavailable: package, driver or device are missing; the message has reasons and fix.
     """
+    if name not in ("auto", *_BACKENDS):
+        raise BackendUnavailable(f"no CUDA back end {name!r} (one of auto, {', '.join(_BACKENDS)})")
     names = tuple(_BACKENDS) if name == "auto" else (name,)
     reasons = []
     for one in names:
@@ -283,12 +316,16 @@ def open_cuda(name: str = "auto") -> Cuda:
 
 
 def _opened(name: str) -> Cuda:
-    module, kind, package = _BACKENDS[name]
+    module, kind, package, install = _BACKENDS[name]
     try:
         missing = find_spec(package) is None
     except ModuleNotFoundError:  # the parent package is missing
         missing = True
     if missing:
-        raise BackendUnavailable(f"{name} is not installed: {INSTALL}")
-    cuda: Cuda = getattr(import_module(module), kind)()
+        raise BackendUnavailable(f"{name} is not installed: {install}")
+    try:
+        found = import_module(module)
+    except ImportError as exc:  # pycuda.driver without NVIDIA's driver, say
+        raise BackendUnavailable(f"{name} cannot be loaded ({exc}): {install}") from exc
+    cuda: Cuda = getattr(found, kind)()
     return cuda

@@ -15,6 +15,7 @@ a race, and the target of a download holds rubbish until the download ran.
 from __future__ import annotations
 
 import functools
+import math
 import random
 import threading
 from collections import Counter, deque
@@ -36,6 +37,8 @@ from overlay.cuda import (
     Made,
     Stream,
     Unsupported,
+    check_copy,
+    check_size,
     whole_bytes,
 )
 from overlay.cuda.races import Access, Allocation, Race, Stamp, Timeline, join
@@ -450,6 +453,7 @@ class RecordingCuda(Cuda):
     @_call(waits=True)
     def pinned(self, shape: tuple[int, ...], name: str) -> Pixels:
         """Allocate host memory that counts as page-locked."""
+        check_size(math.prod(shape), name)
         pixels = np.zeros(shape, np.uint8)
         self._pinned[_address(pixels)] = Allocation(pixels.reshape(-1), name)
         return pixels
@@ -470,8 +474,7 @@ class RecordingCuda(Cuda):
     @_call(waits=True)
     def buffer(self, size: int, name: str) -> DeviceBuffer:
         """Allocate memory that holds rubbish."""
-        if size <= 0:
-            raise ValueError(f"a buffer of {size} bytes ({name})")
+        check_size(size, name)
         address = self._new_address(size)
         self._device[address] = Allocation(np.full(size, RUBBISH, np.uint8), name)
         return DeviceBuffer(address, size, name)
@@ -479,8 +482,8 @@ class RecordingCuda(Cuda):
     @_call(capturable=True)
     def upload(self, target: DeviceBuffer, source: Pixels, stream: Stream) -> None:
         """Copy later, from what `source` holds now; it must not change before."""
+        part = _part(target, check_copy(source, target))
         data = whole_bytes(source)
-        part = _part(target, data.nbytes)
         if self._host_range(data) is None:  # staged by the driver, which may wait for that
             self._forbid_in_loop("upload from memory that is not pinned")
             held = data.copy()
@@ -495,8 +498,8 @@ class RecordingCuda(Cuda):
     @_call(capturable=True)
     def download(self, target: Pixels, source: DeviceBuffer, stream: Stream) -> None:
         """Copy later; at once, after all before, into memory that is not pinned."""
+        part = _part(source, check_copy(target, source))
         data = whole_bytes(target)
-        part = _part(source, data.nbytes)
         if self._host_range(data) is not None:
             self._add(_Step("download", [part], [data], _copy), stream)
             return
@@ -512,7 +515,8 @@ class RecordingCuda(Cuda):
     @_call(capturable=True)
     def copy(self, target: DeviceBuffer, source: DeviceBuffer, stream: Stream) -> None:
         """Copy later."""
-        self._add(_Step("copy", [source], [_part(target, source.size)], _copy), stream)
+        part = _part(target, check_copy(source, target))
+        self._add(_Step("copy", [source], [part], _copy), stream)
 
     @_call()
     def free(self, *made: Made) -> None:
@@ -917,6 +921,4 @@ def _address(pixels: Pixels) -> int:
 
 def _part(buffer: DeviceBuffer, size: int) -> DeviceBuffer:
     """Give the first bytes of a buffer."""
-    if size > buffer.size:
-        raise ValueError(f"{size} bytes do not fit {buffer.name}, {buffer.size} bytes")
     return DeviceBuffer(buffer.address, size, buffer.name)
