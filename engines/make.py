@@ -285,12 +285,27 @@ def _fresh(cache: EngineCache, wanted: Identity, plan: Plan) -> tuple[Entry | No
     if plan.force:
         return None, "it was asked for"
     found, why = cache.fresh(wanted)
-    if found is not None:
-        try:
-            cache.open(found)
-        except EngineError as exc:
-            return None, str(exc)
-    return found, why
+    if found is None:
+        return None, why
+    if other := _otherwise(found, plan.options):
+        return None, other
+    try:
+        cache.open(found)
+    except EngineError as exc:
+        return None, str(exc)
+    return found, ""
+
+
+def _otherwise(entry: Entry, options: Options) -> str:
+    """Say in what an engine is not as the user asks for; "" if it is. Defaults ask for nothing."""
+    built = asdict(options_of(entry.options))
+    for name, value in asdict(options).items():
+        if value not in (built[name], getattr(DEFAULT_OPTIONS, name)):
+            return f"it was built with {name} = {built[name]}, not {value}"
+    found = entry.report.get("int8_psnr")
+    if isinstance(found, int | float) and found < options.int8_psnr:
+        return f"int8 is {found} dB from FP32, and {options.int8_psnr:g} dB is asked for"
+    return ""
 
 
 def _build(

@@ -148,6 +148,21 @@ def test_a_damaged_engine_is_built_again(
     assert entry.path.read_bytes() == whole
 
 
+def test_an_engine_built_with_other_options_is_built_again_when_they_are_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wish = ("--models", "default-x2", "--backend", "cpu", "--precision", "int8")
+    statuses = []
+    for limit in ("40", "40", "90"):
+        _, (row,) = build(capsys, *wish, "--int8-psnr", limit)
+        statuses.append(row["status"])
+    assert statuses == ["built", "fresh", "failed"]
+    assert "90 dB is asked for" in row["reason"]
+    rtx = ("--models", "default-x2", "--backend", "tensorrt-rtx")
+    statuses = [build(capsys, *rtx, *level)[1][0]["status"] for level in ((), ("--level", "4"), ())]
+    assert statuses == ["built", "built", "fresh"]
+
+
 def test_an_error_that_nobody_foresaw_fails_its_engine_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
