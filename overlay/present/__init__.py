@@ -103,6 +103,15 @@ class Presenter(Closing):
         """Whether OpenGL runs on the CPU, where each pixel of a shader is dear."""
         return self.device.lower().startswith(_SOFTWARE)
 
+    @property
+    def wants_host(self) -> bool:
+        """Whether upscalers on CUDA should download their pictures; callable on any thread.
+
+        OpenGL cannot take them from CUDA's memory: it runs on the CPU, or sharing memory was
+        tried and failed. Pictures that stay on the device are shown all the same, but slower.
+        """
+        return self.software
+
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Command]:
         """Sleep until `wake`, an event or `timeout_s`; handle events; give new commands.

@@ -376,6 +376,10 @@ class GlfwPresenter(Presenter):
 
     # The loop ---------------------------------------------------------------------------------
 
+    @property
+    def wants_host(self) -> bool:
+        return self.software or self._renderer.wants_host
+
     def wait(self, timeout_s: float) -> list[Command]:
         self._check()
         now = time.perf_counter()

@@ -69,6 +69,10 @@ class OffscreenPresenter(Presenter):
         """What draws; its framebuffer holds what was shown last."""
         return self._renderer
 
+    @property
+    def wants_host(self) -> bool:
+        return self.software or self._renderer.wants_host
+
     def wait(self, timeout_s: float) -> list[Command]:
         self._wake.wait(timeout_s)
         self._wake.clear()
@@ -115,19 +119,12 @@ class OffscreenPresenter(Presenter):
         hud: HudView | None,
         *,
         cursor: CursorSprite | None = None,
-        source_only: bool = False,
     ) -> Shown:
         begin_ns = time.perf_counter_ns()
         if picture.kind != "source":
             self._scale = picture.scale
         self._resize(self._surface_size(picture.frame.size))
-        times = self._renderer.draw(
-            picture,
-            hud,
-            fit=self._look.fit,
-            cursor=cursor,
-            source_only=source_only,
-        )
+        times = self._renderer.draw(picture, hud, fit=self._look.fit, cursor=cursor)
         GL.glFinish()
         done_ns = time.perf_counter_ns()
         return Shown(begin_ns, times.uploaded_ns, times.drawn_ns, done_ns, self._renderer.gpu_ns)

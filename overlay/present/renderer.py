@@ -6,20 +6,26 @@ On the main thread, which owns the context; the presenters own context and swap.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from overlay.cuda import CudaError
 from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
 from overlay.present import Fit
 from overlay.present.fit import place
 from overlay.present.gl import GL, GL_1_1, check, forget_errors, renderer_name
 from overlay.present.gputimer import GpuTimer
+from overlay.present.interop import Interop
 from overlay.present.scaling import Scaler, Target
 from overlay.present.text import TextDrawing
 from overlay.present.texture import Texture, TextureKind
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,13 @@ class Renderer:
         self._timer = GpuTimer()
         self._scaler = Scaler()
         self._text = TextDrawing()
+        self._interop = Interop()
         self._textures: dict[str, Texture] = {}
-        self._uploaded: dict[str, Pixels] = {}
+        #: Whose pixels a texture has: the picture, or the pointer's array. Both are used again
+        #: by nobody as long as they are referenced.
+        self._filled: dict[str, weakref.ref[Picture | Pixels]] = {}
         self._picture: Picture | None = None
+        self._warned = False
         check("set up the renderer")
 
     @property
@@ -79,6 +89,11 @@ class Renderer:
     def gpu_ns(self) -> int:
         """GPU time of an earlier `draw` (upload and drawing), in ns; 0 until one is known."""
         return self._timer.latest_ns
+
+    @property
+    def wants_host(self) -> bool:
+        """Whether pictures had better be downloaded: OpenGL cannot share memory with CUDA."""
+        return self._interop.failed
 
     def resize(self, surface: Size) -> None:
         """Tell the size of the surface in pixels; cheap when it did not change."""
@@ -94,60 +109,44 @@ class Renderer:
         hud: HudView | None,
         *,
         fit: Fit = "fit",
-        filter: str | None = None,
         cursor: CursorSprite | None = None,
-        source_only: bool = False,
     ) -> DrawTimes:
         """Draw a picture, the HUD and the pointer on the surface; black where nothing is.
 
-        The caller swaps or finishes. Pixels that are the same object as last time are not
-        uploaded again, so a repaint with a new HUD costs no upload. The picture stays referenced
-        until the next one comes.
+        The caller swaps or finishes. The picture of last time is not uploaded again, so a repaint
+        with a new HUD costs no upload. It stays referenced until the next one comes.
 
         Args:
             picture: what to show.
             hud: the HUD's state or None; the same object as last time costs no update.
             fit: how the picture fills the surface.
-            filter: shader for what is left between a net's result and its size on the surface;
-                None takes the picture's own.
             cursor: the pointer, drawn last; None for none.
-            source_only: show the game's plain pixels (bilinear) instead of the result.
         """
         self._timer.begin()
-        if picture is not self._picture:
-            # Buffers are used again: the same array is the same pixels only in one picture,
-            # which is kept here so that its buffers stay leased.
-            self._uploaded.pop("source", None)
-            self._uploaded.pop("result", None)
-            self._picture = picture
-        plain = source_only or picture.kind == "source"
-        source = result = None
-        if plain or picture.kind == "luma":
-            source = self._upload("source", picture.frame.pixels, "bgra")
-        if not plain:
-            result = self._upload(
-                "result", picture.pixels, "luma" if picture.kind == "luma" else "bgra"
-            )
+        self._picture = picture  # so that its buffers stay leased
+        result = None if picture.kind == "source" else self._result(picture)
+        source = None
+        if result is None or picture.kind == "luma":
+            source = self._upload("source", picture, picture.frame.pixels, "bgra")
         uploaded_ns = time.perf_counter_ns()
         GL.glBindVertexArray(self._vao)
         target = self._clear(self.viewport(picture.frame.size, fit))
-        last = filter or picture.shader
         if source is None:
             assert result is not None
-            self._scaler.scale(result, target, last)
+            self._scaler.scale(result, target, picture.shader)
         elif result is None:
-            self._scaler.scale(source, target, "bilinear" if source_only else picture.shader)
+            self._scaler.scale(source, target, picture.shader)
         elif result.size == target.region.size:
             self._scaler.merge(source, result, target)
         else:
             merged = self._scaler.between("merged", result.size)
             self._scaler.merge(source, result, Target.of(merged))
-            self._scaler.scale(merged, target, last)
+            self._scaler.scale(merged, target, picture.shader)
         if hud is not None:
             self._text.draw(hud, self._surface)
             GL.glBindVertexArray(self._vao)
         if cursor is not None:
-            sprite = self._upload("cursor", cursor.pixels, "bgra")
+            sprite = self._upload("cursor", cursor.pixels, cursor.pixels, "bgra")
             self._scaler.blend(sprite, replace(target, region=cursor.region))
         self._timer.end()
         return DrawTimes(uploaded_ns, time.perf_counter_ns())
@@ -166,18 +165,44 @@ class Renderer:
             GL.glClear(GL.GL_COLOR_BUFFER_BIT)
         return Target(self.target, region, self._surface.height, True)
 
-    def _upload(self, name: str, pixels: Pixels, kind: TextureKind) -> Texture:
-        size = Size(pixels.shape[1], pixels.shape[0])
+    def _result(self, picture: Picture) -> Texture | None:
+        """Give the result as a texture; None if the device that has it fails."""
+        kind: TextureKind = "luma" if picture.kind == "luma" else "bgra"
+        if picture.device is None:
+            return self._upload("result", picture, picture.pixels, kind)
+        texture = self._texture("result", picture.size, kind)
+        if not self._has("result", picture):
+            try:
+                self._interop.fill(texture, picture.device)
+            except CudaError as exc:
+                if not self._warned:
+                    self._warned = True
+                    log.warning("showing the plain source, the result is not to be had: %s", exc)
+                return None
+            self._filled["result"] = weakref.ref(picture)
+        return texture
+
+    def _upload(
+        self, name: str, owner: Picture | Pixels, pixels: Pixels, kind: TextureKind
+    ) -> Texture:
+        texture = self._texture(name, Size(pixels.shape[1], pixels.shape[0]), kind)
+        if not self._has(name, owner):
+            texture.upload(pixels)
+            self._filled[name] = weakref.ref(owner)
+        return texture
+
+    def _texture(self, name: str, size: Size, kind: TextureKind) -> Texture:
         texture = self._textures.get(name)
         if texture is None or texture.size != size or texture.kind != kind:
             if texture is not None:
                 texture.delete()
-            self._uploaded.pop(name, None)
+            self._filled.pop(name, None)
             texture = self._textures[name] = Texture(size, kind)
-        if self._uploaded.get(name) is not pixels:
-            texture.upload(pixels)
-            self._uploaded[name] = pixels
         return texture
+
+    def _has(self, name: str, owner: Picture | Pixels) -> bool:
+        filled = self._filled.get(name)
+        return filled is not None and filled() is owner
 
     def read(self) -> Pixels:
         """Read the surface back: uint8 BGRA, (H, W, 4), row 0 on top, a new array.
@@ -205,8 +230,9 @@ class Renderer:
         for texture in self._textures.values():
             texture.delete()
         self._textures.clear()
-        self._uploaded.clear()
+        self._filled.clear()
         self._picture = None
+        self._interop.close()
         self._scaler.close()
         self._text.close()
         self._timer.delete()

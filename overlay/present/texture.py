@@ -65,17 +65,28 @@ class Texture:
         row = pixels.strides[0]
         if pixels.strides[1] != step or row % step or row < step * self.size.width:
             pixels = np.ascontiguousarray(pixels)
+            row = pixels.strides[0]
+        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, row // step)
+        self._fill(pixels.ctypes.data)
+        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, 0)
+
+    def upload_buffer(self, buffer: int) -> None:
+        """Fill the texture from an OpenGL buffer object that holds its rows without padding."""
+        GL.glBindBuffer(GL.GL_PIXEL_UNPACK_BUFFER, buffer)
+        self._fill(0)
+        GL.glBindBuffer(GL.GL_PIXEL_UNPACK_BUFFER, 0)
+
+    def _fill(self, address: int) -> None:
+        """Fill it from an address, or an offset into the buffer object that is bound."""
         GL.glBindTexture(GL.GL_TEXTURE_2D, self.id)
         GL.glPixelStorei(GL.GL_UNPACK_ALIGNMENT, 1)
-        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, pixels.strides[0] // step)
         GL_1_1.glTexSubImage2D(
             GL.GL_TEXTURE_2D,
             *(0, 0, 0, self.size.width, self.size.height),  # level, left, top, size
             self._format,
             GL.GL_UNSIGNED_BYTE,
-            ctypes.c_void_p(pixels.ctypes.data),
+            ctypes.c_void_p(address),
         )
-        GL.glPixelStorei(GL.GL_UNPACK_ROW_LENGTH, 0)
 
     def delete(self) -> None:
         """Free it; the context must be current."""

@@ -94,21 +94,24 @@ def test_a_new_picture_in_the_same_buffer_is_uploaded(renderer):
 def test_a_buffer_reused_while_only_the_source_was_shown_is_uploaded(renderer):
     result = flat((9, 9, 9), SURFACE)
     renderer.draw(picture_of(quarters(), "bgra", result), None)
-    renderer.draw(picture_of(quarters(), "bgra", flat((1, 1, 1), SURFACE)), None, source_only=True)
+    renderer.draw(picture_of(quarters()), None)
     result[:] = 77
     renderer.draw(picture_of(quarters(), "bgra", result), None)
     assert (renderer.read()[..., :3] == 77).all()
 
 
 def test_only_what_is_drawn_is_uploaded(renderer, uploads):
-    picture = picture_of(quarters(), "bgra", flat((5, 6, 7), SURFACE))
-    renderer.draw(picture, None)
+    result = picture_of(quarters(), "bgra", flat((5, 6, 7), SURFACE))
+    renderer.draw(result, None)
     assert [pixels.shape for pixels in uploads] == [(96, 128, 4)]
-    renderer.draw(picture, None, source_only=True)
+    renderer.draw(picture_of(quarters()), None)  # the player looks at the source
     assert [pixels.shape for pixels in uploads] == [(96, 128, 4), (48, 64, 4)]
+    renderer.draw(result, None)
+    assert len(uploads) == 2
+    assert (renderer.read()[..., :3] == (5, 6, 7)).all()
     luma = np.zeros((96, 128), np.uint8)
     renderer.draw(picture_of(quarters(), "luma", luma), None)
-    assert [pixels.shape for pixels in uploads[2:]] == [(48, 64, 4), (96, 128)]
+    assert [pixels.shape for pixels in uploads[2:]] == [(96, 128), (48, 64, 4)]
 
 
 def test_the_last_picture_keeps_its_buffer_and_no_other_does(renderer):
@@ -208,28 +211,14 @@ def test_integer_leaves_a_frame(renderer):
     assert int(shown.astype(np.int64).sum()) == 128 * 96 * 255
 
 
-def test_plain_source_on_demand(renderer):
-    picture = picture_of(flat((10, 20, 30)), "bgra", flat((99, 99, 99), SURFACE))
-    renderer.draw(picture, None, source_only=True)
-    assert (renderer.read()[..., :3] == (10, 20, 30)).all()
-    renderer.draw(picture, None)
-    assert (renderer.read()[..., :3] == 99).all()
-    # whatever shader is chosen, the plain source is bilinear
-    renderer.draw(picture_of(quarters(), shader="bilinear"), None)
-    bilinear = renderer.read()
-    renderer.draw(picture_of(quarters(), shader="nearest"), None, source_only=True)
-    np.testing.assert_array_equal(renderer.read(), bilinear)
-
-
-def test_the_filter_named_wins_over_that_of_the_picture(renderer):
+def test_the_filter_of_the_picture_scales_what_is_left(renderer):
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 4), np.uint8)
-    result = picture_of(quarters(), "bgra", pixels, shader="bilinear")
-    renderer.draw(result, None)
-    own = renderer.read()
-    renderer.draw(result, None, filter="nearest")
-    named = renderer.read()
-    np.testing.assert_array_equal(named[::2, ::2, :3], pixels[..., :3])
-    assert (own != named).any()
+    renderer.draw(picture_of(quarters(), "bgra", pixels, shader="bilinear"), None)
+    bilinear = renderer.read()
+    renderer.draw(picture_of(quarters(), "bgra", pixels, shader="nearest"), None)
+    nearest = renderer.read()
+    np.testing.assert_array_equal(nearest[::2, ::2, :3], pixels[..., :3])
+    assert (bilinear != nearest).any()
 
 
 # The pointer -------------------------------------------------------------------------------
