@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import time
 import zipfile
@@ -201,7 +202,7 @@ def _engines() -> Iterator[Check]:
             builder.check()
             yield Check(f"engines for {name}", "ok", f"can be built ({builder.version()})")
         except EngineError as exc:
-            reason, _, fix = str(exc).partition(": ")
+            reason, fix = _apart(str(exc))
             yield Check(f"engines for {name}", "missing", reason, fix)
     cache = EngineCache()
     found = cache.entries()
@@ -214,6 +215,12 @@ def _engines() -> Iterator[Check]:
         yield Check("engines", "warning", f"{text}; {damaged} damaged", fix)
     else:
         yield Check("engines", "ok", text)
+
+
+def _apart(message: str) -> tuple[str, str]:
+    """Part what is missing from what to do about it; what a library said may hold colons."""
+    reason, *fix = re.split(r"[:;] (?=pip install|with a GPU)", message, maxsplit=1)
+    return reason, "".join(fix)
 
 
 def _folders() -> Iterator[Check]:

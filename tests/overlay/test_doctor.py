@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from overlay import doctor
 from tests.games import FakeGame
 
 
@@ -45,6 +46,27 @@ def test_without_a_display_it_says_so_with_the_fix(tmp_path: Path) -> None:
     at = next(n for n, line in enumerate(lines) if line.startswith("MISSING  display"))
     assert "DISPLAY" in lines[at + 1]
     assert lines[at + 1].strip().startswith("->")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "fix"),
+    [
+        ("X is not installed: pip install x", "X is not installed", "pip install x"),
+        (
+            "X cannot be loaded (libx.so: no such file): pip install x",
+            "X cannot be loaded (libx.so: no such file)",
+            "pip install x",
+        ),
+        (
+            "there is no GPU (cudaErrorNoDevice: none); with a GPU, install the driver",
+            "there is no GPU (cudaErrorNoDevice: none)",
+            "with a GPU, install the driver",
+        ),
+        ("there is no GPU here", "there is no GPU here", ""),
+    ],
+)
+def test_reason_and_fix_are_parted(message: str, reason: str, fix: str) -> None:
+    assert doctor._apart(message) == (reason, fix)
 
 
 def test_the_bundle_holds_report_log_settings_and_trace(tmp_path: Path) -> None:
