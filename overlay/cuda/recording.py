@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from overlay.cuda import (
     whole_bytes,
 )
 from overlay.cuda.races import Access, Allocation, Race, Stamp, Timeline, join
+from overlay.cuda.releases import describe
 from overlay.frame import Pixels
 
 P = ParamSpec("P")
@@ -396,7 +397,7 @@ class RecordingCuda(Cuda):
             if event.handle in self._capture.events:
                 if self._is_captured(stream):
                     return
-                raise self._break(f"{stream.name} waits for an event of the capture")
+                raise self._break(f"lets {stream.name} wait for an event of the capture")
             if self._is_captured(stream):
                 raise self._break(f"waits for {event.name}, which was recorded outside")
         mark = self._marks.get(event.handle)
@@ -440,12 +441,16 @@ class RecordingCuda(Cuda):
         for event in (start, end):
             self._known(event)
             if not self._timed[event.handle]:
-                raise CudaError(f"elapsed_ms: {event.name} was made without timing")
+                raise CudaError(
+                    f"cudaErrorInvalidResourceHandle: {event.name} was made without timing"
+                )
         first, last = self._marks.get(start.handle), self._marks.get(end.handle)
         if first is None or last is None:
-            raise CudaError(f"elapsed_ms: {start.name} or {end.name} was never recorded")
+            raise CudaError(
+                f"cudaErrorInvalidResourceHandle: {start.name} or {end.name} was never recorded"
+            )
         if not (first.done and last.done):
-            raise CudaError(f"elapsed_ms: cudaErrorNotReady: {start.name} to {end.name}")
+            raise CudaError(f"cudaErrorNotReady: {start.name} to {end.name}")
         return last.at_ms - first.at_ms
 
     # Memory
@@ -458,7 +463,7 @@ class RecordingCuda(Cuda):
         self._pinned[_address(pixels)] = Allocation(pixels.reshape(-1), name)
         return pixels
 
-    @_call(waits=True)
+    @_call()
     def pin(self, pixels: Pixels) -> bool:
         """Count somebody's memory as page-locked; it is kept until `close`."""
         data = whole_bytes(pixels)
@@ -475,6 +480,8 @@ class RecordingCuda(Cuda):
     def buffer(self, size: int, name: str) -> DeviceBuffer:
         """Allocate memory that holds rubbish."""
         check_size(size, name)
+        if size + self.device_bytes > self.device.memory_bytes:
+            raise CudaError(f"cudaErrorMemoryAllocation: {name}, {size} bytes")
         address = self._new_address(size)
         self._device[address] = Allocation(np.full(size, RUBBISH, np.uint8), name)
         return DeviceBuffer(address, size, name)
@@ -524,20 +531,19 @@ class RecordingCuda(Cuda):
         self._forbid_in_loop("free")
         self._drain()
         for one in reversed(made):
-            if isinstance(one, np.ndarray):
-                del self._pinned[_address(one)]
-            elif isinstance(one, DeviceBuffer):
-                del self._device[one.address]
-            elif isinstance(one, GlBuffer):
+            if isinstance(one, GlBuffer):
                 self.unregister_gl(one)
-            else:
-                self._forget(one.handle)
+            elif not self._forget(one):
+                raise ValueError(f"{describe(one)} is not of this device, or was freed")
 
-    def _forget(self, handle: int) -> None:
-        self._queues.pop(handle, None)
-        self._timed.pop(handle, None)
-        self._marks.pop(handle, None)
-        self._graphs.pop(handle, None)
+    def _forget(self, made: Made) -> bool:
+        if isinstance(made, np.ndarray):
+            return self._pinned.pop(_address(made), None) is not None
+        if isinstance(made, DeviceBuffer):
+            return self._device.pop(made.address, None) is not None
+        self._marks.pop(made.handle, None)
+        kinds: tuple[dict[int, Any], ...] = (self._queues, self._timed, self._graphs)
+        return any([kind.pop(made.handle, None) is not None for kind in kinds])
 
     # Graphs
 
@@ -546,15 +552,24 @@ class RecordingCuda(Cuda):
         """Keep what `enqueue` puts into the stream."""
         if not self.has_graphs:
             raise Unsupported("this device was made without graphs")
-        self._queue(stream)
-        capture = self._capture = _Capture(stream, name)
+        self._begin_capture(stream, name)
         try:
             enqueue()
-        finally:
+        except BaseException:
             self._capture = None
+            raise
+        return self._end_capture()
+
+    def _begin_capture(self, stream: Stream, name: str) -> None:
+        self._queue(stream)
+        self._capture = _Capture(stream, name)
+
+    def _end_capture(self) -> Graph:
+        capture, self._capture = self._capture, None
+        assert capture is not None
         if capture.broken:
-            raise CudaError(f"capture of {name}: {capture.broken}")
-        graph = Graph(self._handle(), name)
+            raise CudaError(f"cudaErrorStreamCaptureInvalidated: {capture.name} {capture.broken}")
+        graph = Graph(self._handle(), capture.name)
         self._graphs[graph.handle] = (capture.steps, None)
         return graph
 
@@ -562,7 +577,7 @@ class RecordingCuda(Cuda):
     def launch(self, graph: Graph, stream: Stream) -> None:
         """Put what was kept into the stream; it waits for the graph's last launch."""
         if graph.handle not in self._graphs:
-            raise CudaError(f"launch: {graph.name} is no graph of this device, or was freed")
+            raise CudaError(f"cudaErrorInvalidResourceHandle: {graph.name} is not of this device")
         steps, last = self._graphs[graph.handle]
         if self._is_captured(stream):
             self._capture_of(stream).steps.extend(steps)
@@ -594,9 +609,9 @@ class RecordingCuda(Cuda):
         """Forget it, once all work is done."""
         state = self._gl_states.get(buffer.handle)
         if state is None:
-            raise CudaError(f"unregister_gl: OpenGL buffer {buffer.buffer} is not registered")
+            raise ValueError(f"OpenGL buffer {buffer.buffer} is not of this device, or was freed")
         if state.mapped:
-            raise CudaError(f"unregister_gl: OpenGL buffer {buffer.buffer} is still mapped")
+            raise CudaError(f"cudaErrorAlreadyMapped: OpenGL buffer {buffer.buffer}")
         self._drain()
         for address in state.addresses:
             del self._device[address]
@@ -619,9 +634,11 @@ class RecordingCuda(Cuda):
     def _map_gl(self, buffer: GlBuffer, stream: Stream) -> _GlState:
         state = self._gl_states.get(buffer.handle)
         if state is None:
-            raise CudaError(f"map_gl: OpenGL buffer {buffer.buffer} is not registered")
+            raise CudaError(
+                f"cudaErrorInvalidResourceHandle: OpenGL buffer {buffer.buffer} is not registered"
+            )
         if state.mapped:
-            raise CudaError(f"map_gl: cudaErrorAlreadyMapped: OpenGL buffer {buffer.buffer}")
+            raise CudaError(f"cudaErrorAlreadyMapped: OpenGL buffer {buffer.buffer}")
         state.mapped, state.turn = True, 1 - state.turn
         join(self._gl.clock, self._host.clock)
         issued = self._push(self._queues[_GL], "wait", name="map")
@@ -694,9 +711,9 @@ class RecordingCuda(Cuda):
         if waits:
             self._forbid_in_loop(name)
         if self._capture is not None and not capturable:
-            raise self._break(f"{name} is not permitted during a capture")
+            raise self._break(f"calls {name}, which a capture does not allow")
         if self.calls[name] in self._failures.get(name, ()):
-            raise CudaError(f"{name}: cudaErrorUnknown: a failure that was asked for")
+            raise CudaError(f"cudaErrorUnknown: {name} was told to fail")
 
     def _forbid_in_loop(self, what: str) -> None:
         if self._in_loop:
@@ -709,7 +726,7 @@ class RecordingCuda(Cuda):
     def _break(self, reason: str) -> CudaError:
         assert self._capture is not None
         self._capture.broken = reason
-        return CudaError(f"capture of {self._capture.name}: {reason}")
+        return CudaError(f"cudaErrorStreamCaptureUnsupported: {self._capture.name} {reason}")
 
     def _is_captured(self, stream: Stream) -> bool:
         return self._capture is not None and self._capture.stream is stream
@@ -732,11 +749,13 @@ class RecordingCuda(Cuda):
         try:
             return self._queues[stream.handle]
         except KeyError:
-            raise CudaError(f"stream {stream.name} is not of this device, or was freed") from None
+            raise CudaError(
+                f"cudaErrorInvalidResourceHandle: {stream.name} is not of this device"
+            ) from None
 
     def _known(self, event: Event) -> None:
         if event.handle not in self._timed:
-            raise CudaError(f"event {event.name} is not of this device, or was freed")
+            raise CudaError(f"cudaErrorInvalidResourceHandle: {event.name} is not of this device")
 
     def _add(self, step: _Step, stream: Stream) -> None:
         """Keep a step in the capture, or put it into the queue."""
