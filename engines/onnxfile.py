@@ -332,7 +332,9 @@ def _main(element: int) -> None:
     if sys.platform != "win32":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESSES, _MAX_ADDRESSES))
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = _MAX_ADDRESSES if hard == resource.RLIM_INFINITY else min(hard, _MAX_ADDRESSES)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     model = onnx.ModelProto()
     answer: dict[str, int | str]
     try:

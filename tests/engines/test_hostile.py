@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -380,6 +382,19 @@ def test_an_onnx_model_is_read(tmp_path: Path) -> None:
     assert loaded.graph is not None
     half = graph(constants={"scales": np.float32([1, 1, 3, 3])}, kind=TensorProto.FLOAT16)
     assert accepted(tmp_path, "half.onnx", half.SerializeToString()).spec.scale == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_limit_of_the_user_s_own_may_be_lower(tmp_path: Path) -> None:
+    (tmp_path / "my.onnx").write_bytes(graph().SerializeToString())
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (7 << 30, 7 << 30));"
+        "from engines import load; print(load.read(load.locate(sys.argv[1])).spec.scale)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "my.onnx")], capture_output=True, text=True
+    )
+    assert done.stdout == "2\n", done.stderr
 
 
 def test_programs_beside_the_model_are_not_run(
