@@ -38,7 +38,18 @@ from engines.errors import EngineError
 from engines.spec import Output
 from overlay.cuda import Cuda, CudaError, DeviceBuffer, Event, Graph, Made, Stream
 from overlay.errors import OverlayError
-from overlay.frame import BufferRing, Frame, Lease, Picture, Pixels, Size
+from overlay.frame import (
+    BufferRing,
+    DevicePicture,
+    DeviceSpan,
+    DeviceTimes,
+    Frame,
+    Lease,
+    Picture,
+    Pixels,
+    Size,
+    nothing,
+)
 from overlay.infer import Upscaler
 
 log = logging.getLogger(__name__)
@@ -95,58 +106,6 @@ class Program(ABC):
         """Free everything; idempotent. The device is idle."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceTimes:
-    """What a frame took on the device, in ns; starts count from the start of its upload.
-
-    Attributes:
-        download_start_ns, download_ns: 0 where the picture stays on the device.
-    """
-
-    upload_ns: int
-    infer_start_ns: int
-    infer_ns: int
-    download_start_ns: int = 0
-    download_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DevicePicture:
-    """A picture that stays on the device, for the presenter to copy.
-
-    Who copies it waits for `ready` in a stream of its own, copies, and records `released` there,
-    all before the last reference to the picture is dropped: then the buffer is used again.
-
-    Attributes:
-        cuda: the device.
-        buffer: uint8, of `shape`, contiguous.
-        shape: (H*scale, W*scale, 4), BGRA, or (H*scale, W*scale), luma.
-        ready: the mark after which `buffer` may be read.
-        released: the mark after which `buffer` may be overwritten.
-    """
-
-    cuda: Cuda
-    buffer: DeviceBuffer
-    shape: tuple[int, ...]
-    ready: Event
-    released: Event
-    lease: object = field(repr=False)
-
-
-@dataclass(slots=True, eq=False)
-class GpuPicture(Picture):
-    """A picture made on a GPU.
-
-    Attributes:
-        times: what it took.
-        device: where it is if it was not downloaded. `pixels` then has the right shape, and
-            nothing in it.
-    """
-
-    times: DeviceTimes | None = None
-    device: DevicePicture | None = None
-
-
 @dataclass(slots=True, eq=False)
 class _Slot:
     """The memory that one frame goes through; events are named in the module's docstring.
@@ -156,6 +115,7 @@ class _Slot:
         enqueue: puts the program's work for this slot into the compute stream.
         frame, lease: of the frame in flight; `lease` is the host memory its picture goes to,
             None where it stays on the device.
+        submitted_ns: when its upload was asked for.
         kept: what work that was given up may still touch.
     """
 
@@ -175,6 +135,7 @@ class _Slot:
     graph: Graph | None = None
     frame: Frame | None = None
     lease: Lease | None = None
+    submitted_ns: int = 0
     kept: list[object] = field(default_factory=list)
 
     def made(self) -> list[Made]:
@@ -211,7 +172,7 @@ class GpuUpscaler(Upscaler):
         scale, output: as in `ModelSpec`.
         filter: shader for what is left between the result and the size on screen.
         download: give pictures in host memory; without it they stay on the device (see
-            `GpuPicture`). An attribute too: it may be set, on the thread of `submit`, once a
+            `DevicePicture`). An attribute too: it may be set, on the thread of `submit`, once a
             presenter finds that it cannot take them from there.
     Raises:
         CudaError: streams cannot be made.
@@ -288,7 +249,7 @@ class GpuUpscaler(Upscaler):
     def _allocate(self, size: Size) -> None:
         shape = (size.height * self.scale, size.width * self.scale)
         self._shape = shape if self._output == "luma" else (*shape, 4)
-        self._nothing = np.broadcast_to(np.uint8(0), self._shape)
+        self._nothing = nothing(self._shape)
         for index in range(self._count):
             self._all.append(self._new_slot(index, (size.height, size.width, 4)))
         self._free.extend(self._all)
@@ -417,6 +378,7 @@ class GpuUpscaler(Upscaler):
     def _enqueue(self, slot: _Slot, pixels: Pixels) -> None:
         cuda, copy, compute = self._cuda, self._copy, self._compute
         source = self._source(slot, pixels)
+        slot.submitted_ns = time.perf_counter_ns()
         cuda.wait(copy, slot.inferred)
         cuda.record(slot.upload_begins, copy)
         cuda.upload(slot.input, source, copy)
@@ -437,8 +399,9 @@ class GpuUpscaler(Upscaler):
 
     def _source(self, slot: _Slot, pixels: Pixels) -> Pixels:
         """Give page-locked memory with the frame: its own, or a copy."""
-        if pixels.flags.c_contiguous and self._is_pinned(pixels):
-            return pixels
+        pinned = self._pinned_frame(pixels) if pixels.flags.c_contiguous else None
+        if pinned is not None:
+            return pinned
         if not self._warned:
             self._warned = True
             why = "cannot be page-locked" if pixels.flags.c_contiguous else "are not contiguous"
@@ -448,14 +411,14 @@ class GpuUpscaler(Upscaler):
         np.copyto(slot.staging, pixels)
         return slot.staging
 
-    def _is_pinned(self, pixels: Pixels) -> bool:
-        """Page-lock memory that is seen for the first time; what is pinned is held."""
+    def _pinned_frame(self, pixels: Pixels) -> Pixels | None:
+        """Page-lock memory that is seen for the first time; what is locked is held."""
         place = (pixels.__array_interface__["data"][0], pixels.nbytes)
         if place not in self._seen:
             if len(self._seen) >= _PINS:
-                return False
+                return None
             self._seen[place] = pixels if self._cuda.pin(pixels) else None
-        return self._seen[place] is not None
+        return self._seen[place]
 
     def poll(self, timeout_s: float) -> Picture | None:
         """Give the oldest picture once it is done; asks, and sleeps in between."""
@@ -491,9 +454,10 @@ class GpuUpscaler(Upscaler):
                 return True
         return False
 
-    def _finish(self, slot: _Slot) -> GpuPicture:
+    def _finish(self, slot: _Slot) -> Picture:
         assert slot.frame is not None, "submit sets it"
-        times = self._times(slot)
+        times = self._times(slot, time.perf_counter_ns())
+        assert times.infer is not None
         device, pixels, lease = None, self._nothing, slot.lease
         if lease is not None:
             pixels = lease.buffer
@@ -502,7 +466,7 @@ class GpuUpscaler(Upscaler):
                 self._cuda, slot.output, self._shape, slot.inferred, slot.released,
                 _SlotLease(slot, self._give_back),
             )  # fmt: skip
-        return GpuPicture(
+        return Picture(
             frame=slot.frame,
             kind=self._output,
             pixels=pixels,
@@ -511,24 +475,35 @@ class GpuUpscaler(Upscaler):
             backend=self.backend,
             shader=self._filter,
             lease=lease,
-            infer_ns=times.infer_ns,
-            times=times,
+            infer_ns=times.infer.duration_ns,
             device=device,
+            times=times,
         )
 
-    def _times(self, slot: _Slot) -> DeviceTimes:
-        def between(start: Event, end: Event) -> int:
-            return round(self._cuda.elapsed_ms(start, end) * 1e6)
+    def _times(self, slot: _Slot, seen_ns: int) -> DeviceTimes:
+        """Read the events of a frame that was seen to be done at `seen_ns`.
 
+        It began after it was submitted, and early enough to end before it was seen: the middle
+        between the two is taken, and half of what is between them is the error.
+        """
         begins = slot.upload_begins
-        upload_ns = between(begins, slot.uploaded)
-        infer_start_ns = between(begins, slot.infer_begins)
-        infer_ns = between(slot.infer_begins, slot.inferred)
-        if slot.lease is None:
-            return DeviceTimes(upload_ns, infer_start_ns, infer_ns)
-        download_start_ns = between(begins, slot.download_begins)
-        download_ns = between(slot.download_begins, slot.released)
-        return DeviceTimes(upload_ns, infer_start_ns, infer_ns, download_start_ns, download_ns)
+        last = slot.inferred if slot.lease is None else slot.released
+        latest_ns = seen_ns - self._between(begins, last)
+        start_ns = (slot.submitted_ns + latest_ns) // 2
+
+        def span(start: Event, end: Event) -> DeviceSpan:
+            after_ns = self._between(begins, start)
+            return DeviceSpan(start_ns + after_ns, self._between(start, end))
+
+        return DeviceTimes(
+            upload=DeviceSpan(start_ns, self._between(begins, slot.uploaded)),
+            infer=span(slot.infer_begins, slot.inferred),
+            download=None if slot.lease is None else span(slot.download_begins, slot.released),
+            error_ns=max(0, latest_ns - slot.submitted_ns) // 2,
+        )
+
+    def _between(self, start: Event, end: Event) -> int:
+        return round(self._cuda.elapsed_ms(start, end) * 1e6)
 
     @property
     def in_flight(self) -> int:
@@ -573,12 +548,14 @@ class GpuUpscaler(Upscaler):
         for slot in self._flying:
             self._cuda.synchronize(slot.inferred)
         made: list[Made] = [one for slot in retired for one in slot.made()]
-        made += [pixels for pixels in self._seen.values() if pixels is not None]
         made += self._pinned
-        self._seen.clear()
         self._pinned.clear()
         if made:
             self._cuda.free(*made)
+        while self._seen:
+            _, pixels = self._seen.popitem()
+            with suppress(ValueError):  # somebody else had locked it, and has freed it
+                self._cuda.free(*([] if pixels is None else [pixels]))
 
     def _free_returned(self) -> None:
         """Free what others held beyond the end; each is taken by one thread only."""
