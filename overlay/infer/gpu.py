@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -60,6 +61,10 @@ IN_FLIGHT = 2
 _HELD = 3
 #: Buffers of the capture source that are page-locked; its ring has a dozen.
 _PINS = 32
+#: What a slot may keep, frames and pictures, for work that was given up.
+_KEPT = 2
+_Kind = TypeVar("_Kind", bound=Made)
+
 #: How long `poll` sleeps between two questions; the system adds its own 50 to 100 us.
 _STEP_S = 50e-6
 
@@ -212,6 +217,7 @@ class GpuUpscaler(Upscaler):
         self._returned: deque[_Slot] = deque()  # to be sorted; `_SlotLease` adds on any thread
         self._stale: list[_Slot] = []  # of an earlier size, to be freed outside of the loop
         self._pinned: list[Pixels] = []  # of `_ring`
+        self._drafts: list[Made] = []
         self._seen: dict[tuple[int, int], Pixels | None] = {}  # by address; None: not pinned
         self._warned = self._closed = False
         self._broken = ""
@@ -232,15 +238,16 @@ class GpuUpscaler(Upscaler):
         start = time.perf_counter()
         self._size = None
         self._retire()
-        self._allocate(size)
         try:
+            self._allocate(size)
             self._program.prepare(self._cuda, size, self._compute)
             self._run_once(self._all[0])
             self._program.warmed()
             with_graphs = self._capture()
         except BaseException:
-            self._retire()
+            self._discard()
             raise
+        self._drafts.clear()
         self._size = size
         took_ms = 1e3 * (time.perf_counter() - start)
         graphs = "with" if with_graphs else "without"
@@ -262,21 +269,26 @@ class GpuUpscaler(Upscaler):
         leases.clear()  # they are free again, and there
 
     def _new_picture(self) -> Pixels:
-        pixels = self._cuda.pinned(self._shape, f"picture {len(self._pinned)}")
+        pixels = self._draft(self._cuda.pinned(self._shape, f"picture {len(self._pinned)}"))
         self._pinned.append(pixels)
         return pixels
 
+    def _draft(self, made: _Kind) -> _Kind:
+        """Remember what was made for a size, to be freed if getting ready for it fails."""
+        self._drafts.append(made)
+        return made
+
     def _new_slot(self, index: int, shape: tuple[int, ...]) -> _Slot:
         def event(name: str) -> Event:
-            return self._cuda.event(f"{name} {index}", timing=True)
+            return self._draft(self._cuda.event(f"{name} {index}", timing=True))
 
-        source = self._cuda.buffer(math.prod(shape), f"input {index}")
-        target = self._cuda.buffer(math.prod(self._shape), f"output {index}")
+        source = self._draft(self._cuda.buffer(math.prod(shape), f"input {index}"))
+        target = self._draft(self._cuda.buffer(math.prod(self._shape), f"output {index}"))
         return _Slot(
             index=index,
             input=source,
             output=target,
-            staging=self._cuda.pinned(shape, f"staging {index}"),
+            staging=self._draft(self._cuda.pinned(shape, f"staging {index}")),
             upload_begins=event("upload begins"),
             uploaded=event("uploaded"),
             infer_begins=event("inference begins"),
@@ -312,7 +324,7 @@ class GpuUpscaler(Upscaler):
         def enqueue() -> None:
             self._cuda.compute(slot.enqueue, self._compute, slot.reads, slot.writes)
 
-        return self._cuda.captured(enqueue, self._compute, f"inference {slot.index}")
+        return self._draft(self._cuda.captured(enqueue, self._compute, f"inference {slot.index}"))
 
     # The loop --------------------------------------------------------------------------------
 
@@ -355,8 +367,9 @@ class GpuUpscaler(Upscaler):
             raise OverlayError(
                 f"all {len(self._all)} pictures of {self.model} on the GPU are held"
             ) from None
-        if slot.kept:
-            self._settle(slot)
+        if slot.kept and not self._is_settled(slot) and len(slot.kept) > _KEPT:
+            self._returned.append(slot)
+            raise OverlayError(f"{self.model} is busy with frames that were given up")
         return slot
 
     def _take_back(self) -> None:
@@ -407,7 +420,7 @@ class GpuUpscaler(Upscaler):
             why = "cannot be page-locked" if pixels.flags.c_contiguous else "are not contiguous"
             log.info("captured frames %s: each is copied on the host first", why)
         if slot.kept and not self._cuda.done(slot.uploaded):
-            self._cuda.synchronize(slot.uploaded)  # an upload that was given up still reads it
+            raise OverlayError("its staging buffer is read by a frame that was given up")
         np.copyto(slot.staging, pixels)
         return slot.staging
 
@@ -524,14 +537,12 @@ class GpuUpscaler(Upscaler):
             self._broken = f"{self.model} cannot go on: {exc}"
         self._returned.append(slot)
 
-    def _settle(self, slot: _Slot) -> None:
-        """Drop what work that was given up may touch, once it is done; wait if it piles up."""
-        marks = (slot.uploaded, slot.inferred, slot.released)
-        if len(slot.kept) > 4:
-            for mark in marks:
-                self._cuda.synchronize(mark)
-        if all(self._cuda.done(mark) for mark in marks):
-            slot.kept.clear()
+    def _is_settled(self, slot: _Slot) -> bool:
+        """Whether work that was given up is done; drops what it may have touched."""
+        if not all(self._cuda.done(mark) for mark in (slot.uploaded, slot.inferred, slot.released)):
+            return False
+        slot.kept.clear()
+        return True
 
     def _give_back(self, slot: _Slot) -> None:
         """Take back a picture that stayed on the device; on any thread."""
@@ -556,6 +567,15 @@ class GpuUpscaler(Upscaler):
             _, pixels = self._seen.popitem()
             with suppress(ValueError):  # somebody else had locked it, and has freed it
                 self._cuda.free(*([] if pixels is None else [pixels]))
+
+    def _discard(self) -> None:
+        """Free what was made for a size that cannot be had."""
+        for kept in (self._free, self._all, self._pinned):
+            kept.clear()
+        drafts = self._drafts.copy()
+        self._drafts.clear()
+        with suppress(CudaError):  # the error that led here is the one to tell of
+            self._cuda.free(*drafts)
 
     def _free_returned(self) -> None:
         """Free what others held beyond the end; each is taken by one thread only."""
