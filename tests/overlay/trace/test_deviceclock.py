@@ -110,7 +110,7 @@ class TimedCuda(RecordingCuda):
 def test_frames_of_an_hour_keep_their_microseconds() -> None:
     with TimedCuda() as cuda:
         stream, device, rng = cuda.stream("copy"), Device(12e-6), random.Random(3)
-        slots = [[cuda.event(f"mark {n}", timing=True) for n in range(6)] for _ in range(2)]
+        slots = [[cuda.event(f"mark {n}", timing=True) for n in range(6)] for _ in range(3)]
         cuda.now_ns = device.ns(10 * S)
         clock = CudaClock(cuda, stream)
         flying: deque[list[int]] = deque()
@@ -118,15 +118,15 @@ def test_frames_of_an_hour_keep_their_microseconds() -> None:
             at = [11 * S + number * S, 11 * S + number * S + 20 * US]
             for part in (300 * US, 10 * US, 5 * MS, 4 * US, 900 * US):
                 at.append(at[-1] + part + rng.randrange(50 * US))
-            for mark, true_ns in zip(slots[number % 2], at[1:], strict=True):
+            for mark, true_ns in zip(slots[number % 3], at[1:], strict=True):
                 cuda.now_ns = device.ns(true_ns)
                 cuda.record(mark, stream)
             cuda.advance()
             flying.append(at)
-            if len(flying) < 2:
-                continue  # the next one is submitted before this one is polled
+            if len(flying) < 3:
+                continue  # the next ones are submitted before this one is polled
             asked, *at = flying.popleft()
-            marks = slots[(number - 1) % 2]
+            marks = slots[(number - 2) % 3]
             pairs = ((marks[0], marks[1]), (marks[2], marks[3]), (marks[4], marks[5]))
             times = clock.times(asked, at[-1] + 60 * US, *pairs)
             spans = (times.upload, times.infer, times.download)
