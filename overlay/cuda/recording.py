@@ -52,6 +52,8 @@ R = TypeVar("R")
 RUBBISH = 0xCD
 #: Device time of a copy, a program or a draw; events and waits take none.
 WORK_MS = 0.25
+#: How often the dice change their preference.
+CHANGE = 0.1
 
 _HOST, _GL = 0, 1
 _PAGE = 4096
@@ -156,6 +158,7 @@ class _Capture:
 class _GlState:
     """An OpenGL buffer: two addresses that it is mapped to in turn."""
 
+    registered: GlBuffer
     allocation: Allocation
     addresses: tuple[int, int]
     turn: int = 0
@@ -237,6 +240,7 @@ class RecordingCuda(Cuda):
         self._host = Timeline(_HOST, "host")
         self._gl = Timeline(_GL, "OpenGL")
         self._queues = {_GL: _Queue(self._gl)}
+        self._preferred: dict[int, float] = {}
         self._marks: dict[int, Operation] = {}
         self._timed: dict[int, bool] = {}
         self._next_address = 0x7000_0000_0000
@@ -256,12 +260,25 @@ class RecordingCuda(Cuda):
         with self._lock:
             count = 0
             while steps is None or count < steps:
-                ready = [queue for queue in self._queues.values() if self._is_ready(queue)]
-                if not ready:
+                queue = self._next()
+                if queue is None:
                     break
-                self._run(self._dice.choice(ready).work.popleft())
+                self._run(queue.work.popleft())
                 count += 1
             return count
+
+    def _next(self) -> _Queue | None:
+        """Choose who runs: the same order of preference for a while, so that some fall behind.
+
+        After S. Burckhardt et al., "A randomized scheduler with probabilistic guarantees of
+        finding bugs", ASPLOS 2010.
+        """
+        if not self._preferred or self._dice.random() < CHANGE:
+            self._preferred = {handle: self._dice.random() for handle in self._queues}
+        ready = [handle for handle, queue in self._queues.items() if self._is_ready(queue)]
+        if not ready:
+            return None
+        return self._queues[max(ready, key=lambda handle: self._preferred.get(handle, 0.5))]
 
     def kernel(self, function: Callable[[], None], stream: Stream) -> None:
         """Put a function into a stream: what a program's `enqueue` does on this device.
@@ -362,6 +379,11 @@ class RecordingCuda(Cuda):
     def pinned_bytes(self) -> int:
         """How much host memory is page-locked."""
         return sum(one.data.size for one in self._pinned.values())
+
+    @property
+    def registered(self) -> list[GlBuffer]:
+        """Which OpenGL buffers are registered."""
+        return [state.registered for state in self._gl_states.values()]
 
     # Streams and events
 
@@ -601,7 +623,7 @@ class RecordingCuda(Cuda):
         allocation = Allocation(np.full(size, RUBBISH, np.uint8), f"OpenGL buffer {buffer}")
         addresses = (self._new_address(size), self._new_address(size))
         self._device.update(dict.fromkeys(addresses, allocation))
-        self._gl_states[made.handle] = _GlState(allocation, addresses)
+        self._gl_states[made.handle] = _GlState(made, allocation, addresses)
         return made
 
     @_call(waits=True)
