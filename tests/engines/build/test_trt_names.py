@@ -121,7 +121,7 @@ class Bindings:
     Attributes:
         folder: to work in.
         stubs: on mypy's path.
-        modules: of ours that use the library.
+        modules: files of ours that use the library, without ending.
     """
 
     folder: Path
@@ -142,21 +142,29 @@ class Bindings:
         """Check our modules, each changed, and give mypy's messages about them."""
         source = self.folder / "source"
         shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(
-            ROOT / "engines", source / "engines", ignore=shutil.ignore_patterns("*.?nnx")
-        )
+        for package in ("engines", "overlay"):
+            shutil.copytree(
+                ROOT / package, source / package, ignore=shutil.ignore_patterns("weights", "*.pyc")
+            )
         for module in self.modules:
-            file = source / "engines" / "build" / f"{module}.py"
+            file = source / f"{module}.py"
             file.write_text(change(module, file.read_text()))
         config = self.folder / "mypy.ini"
         config.write_text(CONFIG.format(stubs=self.stubs, cache=self.folder / "cache"))
         command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--no-pretty"]
         for module in self.modules:
-            command += ["-m", f"engines.build.{module}"]
+            command += ["-m", module.replace("/", ".")]
         done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=100)
         assert done.returncode in (0, 1), done.stdout + done.stderr
-        ours = re.compile(rf"engines/build/({'|'.join(self.modules)})\.py:\d+: error: ")
+        ours = re.compile(rf"({'|'.join(self.modules)})\.py:\d+: error: ")
         return [line for line in done.stdout.splitlines() if ours.match(line)]
+
+
+def modules_of(library: str) -> tuple[str, ...]:
+    """Name the files of ours that use a library: to build engines, and to show what they make."""
+    build, infer = Path("engines/build"), Path("overlay/infer")
+    files = (build / "_trt", build / library, infer / "_trt_program", infer / library)
+    return tuple(file.as_posix() for file in files)
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)
@@ -168,7 +176,7 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "rtx":
         if find_spec("tensorrt_rtx") is None:
             unavailable("tensorrt-rtx-cu13 is not installed")
-        found = Bindings(folder, folder / "stubs", ("_trt", "tensorrt_rtx"))
+        found = Bindings(folder, folder / "stubs", modules_of("tensorrt_rtx"))
         stub = declarations("tensorrt_rtx_bindings", "tensorrt_rtx", folder / "out")
         found.write("tensorrt_rtx", stub)
         found.write("tensorrt", "from tensorrt_rtx import *\n")
@@ -179,7 +187,7 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     requirement = f"tensorrt-cu13-bindings=={request.param}"
     run([*install, "--only-binary=:all:", "--target", str(packages), requirement])
-    found = Bindings(folder, folder / "stubs", ("_trt", "tensorrt"))
+    found = Bindings(folder, folder / "stubs", modules_of("tensorrt"))
     environment = {"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": str(packages)}
     found.write(
         "tensorrt", declarations("tensorrt_bindings", "tensorrt", folder / "out", **environment)
@@ -214,7 +222,7 @@ class Use:
 
     def found_in(self, errors: list[str]) -> bool:
         lines = range(self.first, self.last + 1)
-        places = tuple(f"engines/build/{self.module}.py:{line}: " for line in lines)
+        places = tuple(f"{self.module}.py:{line}: " for line in lines)
         return any(e.startswith(places) and f"{self.name}_other" in e for e in errors)
 
 
@@ -250,7 +258,7 @@ def test_mypy_sees_every_attribute(bindings: Bindings) -> None:
     names = bindings.names()
     todo: list[Use] = []
     for module in bindings.modules:
-        source = (ROOT / "engines" / "build" / f"{module}.py").read_text()
+        source = (ROOT / f"{module}.py").read_text()
         todo += uses(module, source, names)
     assert len(todo) > 50
     while todo:
