@@ -79,6 +79,7 @@ class Shown:
         swapped_ns: the swap returned and, offscreen or without vsync, the GL had finished.
         gpu_ns: time of upload and drawing on the GPU by timer query, of an *earlier* picture
             (queries are read when ready, never waited for); 0 if unknown.
+        gpu_start_ns: when that began, give or take `gpu_error_ns`; 0 if unknown.
     """
 
     begin_ns: int
@@ -86,6 +87,8 @@ class Shown:
     drawn_ns: int
     swapped_ns: int
     gpu_ns: int = 0
+    gpu_start_ns: int = 0
+    gpu_error_ns: int = 0
 
 
 class Presenter(Closing):

@@ -11,8 +11,9 @@ which context is current. Here both are decided once:
 - Elsewhere PyOpenGL's own choice.
 
 A consequence: under a GLX context PyOpenGL believes that no context is current, so wrappers that
-keep Python objects per context (`glVertexAttribPointer`, client-side arrays) raise. `GL_1_1` and
-`GL_2_0` hold the bare functions, which take integers, addresses and ctypes objects only.
+keep Python objects per context (`glVertexAttribPointer`, client-side arrays) raise. `GL_1_1`,
+`GL_2_0` and `GL_3_2` hold the bare functions, which take integers, addresses and ctypes objects
+only.
 
 Errors are not checked after each call, which would double the cost of a frame; creation code
 calls `check`. `OVERLAY_GL_DEBUG=1` in the environment turns PyOpenGL's checks on.
@@ -60,7 +61,7 @@ OpenGL.ERROR_ON_COPY = False
 
 try:
     from OpenGL import GL
-    from OpenGL.raw.GL.VERSION import GL_1_1, GL_2_0  # type: ignore[import-untyped]
+    from OpenGL.raw.GL.VERSION import GL_1_1, GL_2_0, GL_3_2  # type: ignore[import-untyped]
 except (ImportError, AttributeError, OSError) as exc:
     raise BackendUnavailable(f"PyOpenGL cannot be loaded ({exc}): {INSTALL_HINT}") from exc
 
@@ -69,6 +70,7 @@ __all__ = [
     "GL",
     "GL_1_1",
     "GL_2_0",
+    "GL_3_2",
     "INSTALL_HINT",
     "check",
     "forget_errors",

@@ -30,7 +30,7 @@ from overlay.present.placement import (
 )
 from overlay.present.pointer import CursorSprite, Pointer, open_pointer
 from overlay.present.renderer import CursorSprite as DrawnCursor
-from overlay.present.renderer import Renderer
+from overlay.present.renderer import DrawTimes, Renderer
 from overlay.present.surface import open_surface
 from overlay.window import Window
 
@@ -446,9 +446,9 @@ class GlfwPresenter(Presenter):
         # A slow renderer must not spend all its time on a pointer that moves.
         spent_s = (swapped_ns - begin_ns) / 1e9
         self._cursor_due = max(self._picture_due, swapped_ns / 1e9 + max(_CURSOR_S, spent_s))
-        return Shown(begin_ns, times.uploaded_ns, times.drawn_ns, swapped_ns, self._renderer.gpu_ns)
+        return times.shown(begin_ns, swapped_ns)
 
-    def _draw(self) -> Any:
+    def _draw(self) -> DrawTimes:
         assert self._last is not None
         picture, hud = self._last
         return self._renderer.draw(picture, hud, fit=self._look.fit, cursor=self._drawn_cursor)

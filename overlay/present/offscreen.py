@@ -127,7 +127,7 @@ class OffscreenPresenter(Presenter):
         times = self._renderer.draw(picture, hud, fit=self._look.fit, cursor=cursor)
         GL.glFinish()
         done_ns = time.perf_counter_ns()
-        return Shown(begin_ns, times.uploaded_ns, times.drawn_ns, done_ns, self._renderer.gpu_ns)
+        return times.shown(begin_ns, done_ns)
 
     def grab(self) -> Pixels:
         return self._renderer.read()

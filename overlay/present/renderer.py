@@ -16,10 +16,10 @@ import numpy as np
 from overlay.cuda import CudaError
 from overlay.frame import Picture, Pixels, Region, Size
 from overlay.hud import HudView
-from overlay.present import Fit
+from overlay.present import Fit, Shown
 from overlay.present.fit import place
 from overlay.present.gl import GL, GL_1_1, check, forget_errors, renderer_name
-from overlay.present.gputimer import GpuTimer
+from overlay.present.gputimer import DrawSpan, GpuTimer
 from overlay.present.interop import Interop
 from overlay.present.scaling import Scaler, Target
 from overlay.present.text import TextDrawing
@@ -44,10 +44,22 @@ class CursorSprite:
 
 @dataclass(frozen=True, slots=True)
 class DrawTimes:
-    """When `Renderer.draw` came past its two steps, in `perf_counter_ns`."""
+    """When `Renderer.draw` came past its two steps, in `perf_counter_ns`.
+
+    Attributes:
+        gpu: when the GPU did an earlier one.
+    """
 
     uploaded_ns: int
     drawn_ns: int
+    gpu: DrawSpan
+
+    def shown(self, begin_ns: int, swapped_ns: int) -> Shown:
+        """Complete them with the presenter's own two."""
+        start_ns, gpu_ns, error_ns = self.gpu
+        return Shown(
+            begin_ns, self.uploaded_ns, self.drawn_ns, swapped_ns, gpu_ns, start_ns, error_ns
+        )
 
 
 class Renderer:
@@ -84,11 +96,6 @@ class Renderer:
     def surface(self) -> Size:
         """Size of the surface in pixels, as last told by `resize`."""
         return self._surface
-
-    @property
-    def gpu_ns(self) -> int:
-        """GPU time of an earlier `draw` (upload and drawing), in ns; 0 until one is known."""
-        return self._timer.latest_ns
 
     @property
     def wants_host(self) -> bool:
@@ -149,7 +156,7 @@ class Renderer:
             sprite = self._upload("cursor", cursor.pixels, cursor.pixels, "bgra")
             self._scaler.blend(sprite, replace(target, region=cursor.region))
         self._timer.end()
-        return DrawTimes(uploaded_ns, time.perf_counter_ns())
+        return DrawTimes(uploaded_ns, time.perf_counter_ns(), self._timer.latest)
 
     def _clear(self, region: Region) -> Target:
         """Blacken the surface where the region leaves it open."""
