@@ -86,4 +86,7 @@ def faster(
         )  # fmt: skip
     else:
         raise ValueError(f"{type(net).__name__} has no form {form!r}")
-    return quick.eval().requires_grad_(False).to(kind or torch.float16)
+    for name, tensor in quick.named_buffers():
+        if name.rpartition(".")[2].startswith(("weight", "kernel")):  # the rest is added in FP32
+            tensor.data = tensor.data.to(kind or torch.float16)
+    return quick.eval().requires_grad_(False)

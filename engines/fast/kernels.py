@@ -84,7 +84,7 @@ class Conv(nn.Module):
         phases, made, taken, self.taps = kernels.shape[:4]
         full = kernels.new_zeros(phases, self.taps, self.taps, inputs, outputs)
         full[..., :taken, :made] = kernels.permute(0, 3, 4, 2, 1)
-        slopes = slope if isinstance(slope, Tensor) else torch.full((made,), float(slope))
+        slopes = slope if isinstance(slope, Tensor) else weight.new_full((made,), slope)
         self.inputs, self.outputs, self.enlarges = inputs, outputs, phases == 4
         self.register_buffer("weight", full.reshape(phases, -1, outputs))
         self.register_buffer("bias", F.pad(bias, (0, outputs - made)))

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.bench import gpu
 from overlay.errors import OverlayError, SettingsError
 from overlay.frame import Size
 from overlay.settings import parse_size
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `overlay bench`."""
+    parser.add_argument(
+        "--suite", default="upscalers", choices=("upscalers", "gpu"),
+        help="upscalers as the overlay runs them (default), or gpu: nets on an NVIDIA GPU by "
+        "themselves, against PyTorch's own ways",
+    )  # fmt: skip
     parser.add_argument(
         "--models", metavar="A,B",
         help="names, or all (every net and shader); default: every net; bilinear and bicubic "
@@ -59,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables here")
+    gpu.add_arguments(parser)
 
 
 def wanted(arguments: argparse.Namespace) -> Wanted:
@@ -115,6 +122,8 @@ def _cores() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, and write the Markdown file if asked for."""
+    if arguments.suite == "gpu":
+        return gpu.run(arguments)
     plan = wanted(arguments)
     if arguments.markdown is not None:
         _check_writable(arguments.markdown)
