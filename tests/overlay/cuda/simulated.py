@@ -19,7 +19,7 @@ import numpy as np
 from cuda.bindings import runtime as real  # type: ignore[import-untyped, unused-ignore]
 
 from overlay.cuda import CudaError, DeviceBuffer, Event, GlBuffer, Graph, Stream, Unsupported
-from overlay.cuda.recording import RecordingCuda
+from overlay.cuda.recording import RUBBISH, RecordingCuda
 from overlay.frame import Pixels
 
 #: Sizes of the OpenGL buffer objects there are, by name.
@@ -191,7 +191,9 @@ class SimulatedRuntime:
 
     def _cudaHostAlloc(self, size: int, flags: int) -> Any:  # noqa: N802
         assert flags == real.cudaHostAllocPortable
-        return self.objects.pinned(size)
+        address = self.objects.pinned(size)
+        host(address, size).fill(RUBBISH)
+        return address
 
     def _cudaFreeHost(self, address: int) -> None:  # noqa: N802
         self.objects.free(address)

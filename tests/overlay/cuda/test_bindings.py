@@ -250,6 +250,18 @@ def test_freed_in_the_opposite_order_of_making(cuda: Cuda, runtime: SimulatedRun
     assert runtime.calls == FREES
 
 
+def test_some_are_freed_the_last_first(cuda: Cuda, runtime: SimulatedRuntime) -> None:
+    stream, event, buffer = cuda.stream("stream"), cuda.event("event"), cuda.buffer(1, "buffer")
+    kept = cuda.buffer(1, "kept")
+    runtime.calls.clear()
+    cuda.free(stream, event, buffer)
+    expected = ["cudaDeviceSynchronize", "cudaFree", "cudaEventDestroy", "cudaStreamDestroy"]
+    assert runtime.calls == expected
+    cuda.close()
+    assert runtime.calls == [*expected, "cudaDeviceSynchronize", "cudaFree"]
+    assert kept.address not in runtime.objects.found
+
+
 @pytest.mark.parametrize("name", FREES)
 def test_one_failure_does_not_keep_the_rest(
     cuda: Cuda, runtime: SimulatedRuntime, name: str, caplog: pytest.LogCaptureFixture

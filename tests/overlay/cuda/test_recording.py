@@ -169,6 +169,28 @@ def test_a_source_must_not_change_before_it_was_read(cuda: RecordingCuda, stream
         cuda.advance()
 
 
+def test_a_source_may_be_downloaded_first(cuda: RecordingCuda, stream: Stream) -> None:
+    """What the device itself writes in between is no change by the host."""
+    source, target = cuda.buffer(SIZE, "source"), cuda.buffer(SIZE, "target")
+    pixels = cuda.pinned((SIZE,), "pixels")
+    cuda.array(source)[:] = 5
+    cuda.download(pixels, source, stream)
+    cuda.upload(target, pixels, stream)
+    cuda.advance()
+    assert (cuda.array(target) == 5).all()
+
+
+def test_a_copy_to_pageable_memory_waits(cuda: RecordingCuda, stream: Stream) -> None:
+    """As the driver does; so all before it in the stream is over."""
+    buffer, pixels = cuda.buffer(SIZE, "buffer"), cuda.pinned((SIZE,), "pixels")
+    pageable = np.zeros(SIZE, np.uint8)
+    pixels[:] = 5
+    cuda.upload(buffer, pixels, stream)
+    cuda.download(pageable, buffer, stream)
+    assert (pageable == 5).all()
+    cuda.host_write(pixels)
+
+
 def test_the_host_says_what_it_does(cuda: RecordingCuda, stream: Stream) -> None:
     buffer, pixels = cuda.buffer(SIZE, "buffer"), cuda.pinned((SIZE,), "pixels")
     event = cuda.event("event")
@@ -372,18 +394,17 @@ def test_work_must_be_over_before_the_unmapping(
         work()
 
 
-def test_the_next_mapping_waits_for_the_drawing(
-    cuda: RecordingCuda, stream: Stream, shared: GlBuffer
-) -> None:
-    source = cuda.buffer(SIZE, "source")
+@pytest.mark.parametrize("seed", range(10))
+def test_the_next_mapping_waits_for_the_drawing(seed: int) -> None:
+    cuda = RecordingCuda(seed)
+    stream, shared = cuda.stream("stream"), cuda.register_gl(7, SIZE)
+    pixels = [cuda.pinned((SIZE,), f"pixels {value}") for value in range(5)]
     drawn = []
-    for value in range(5):
-        cuda.array(source)[:] = value
+    for value, source in enumerate(pixels):
+        source[:] = value
         with cuda.mapped(shared, stream) as target:
-            cuda.copy(target, source, stream)
+            cuda.upload(target, source, stream)
         drawn.append(cuda.draw_gl(shared))
-        while not cuda.operations("copy")[-1].done:
-            cuda.advance(1)
     cuda.advance()
     assert [int(pixels[0]) for pixels in drawn] == [0, 1, 2, 3, 4]
 
