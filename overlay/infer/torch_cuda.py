@@ -171,10 +171,13 @@ class TorchProgram(Program):
         """
         bgra, picture = self._views.get(slot) or self._new_views(slot, source, target)
         try:
-            with torch.inference_mode(), self._in(stream):
-                picture.copy_(self._upscale(bgra))
+            self._run(bgra, picture, stream)
         except RuntimeError as exc:  # out of memory, a failure of CUDA's
             raise OverlayError(f"PyTorch: {_first_line(exc)}") from exc
+
+    def _run(self, bgra: Tensor, picture: Tensor, stream: Stream) -> None:
+        with torch.inference_mode(), self._in(stream):
+            picture.copy_(self._upscale(bgra))
 
     def _new_views(
         self, slot: int, source: DeviceBuffer, target: DeviceBuffer

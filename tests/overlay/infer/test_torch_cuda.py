@@ -1,0 +1,404 @@
+"""PyTorch on the GPU path: its numbers on the CPU, its order on the fake, all of it on a GPU.
+
+The tests marked `gpu` need torch, numpy and cuda-bindings, and weights only where they are there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from engines import load, zoo
+from engines.errors import EngineError, WeightsMissing
+from engines.load import Loaded, Located
+from overlay.cuda import Cuda, DeviceBuffer, Stream, open_cuda
+from overlay.cuda.recording import RecordingCuda
+from overlay.errors import BackendUnavailable, OverlayError
+from overlay.frame import Frame, Picture, Pixels, Region, Size
+from overlay.infer import Upscaler, torch_cuda
+from overlay.infer.gpu import GpuUpscaler
+from overlay.infer.torch_cuda import PictureNet, TorchProgram, open_torch, upscaler
+from tests.contracts.upscaler import OTHER, SMALL, UpscalerContract, finish, frame, wait
+from tests.overlay.infer.test_gpu import TestContract as Contract
+
+MODELS = ("default-x2", "default-x3", "default-x4", "realesr-animevideov3-x4")
+
+
+def read(model: str) -> Loaded:
+    """Read a model; random weights where its own are not on this machine."""
+    try:
+        return load.read(load.locate(model))
+    except WeightsMissing:
+        return load.random_weights(zoo.spec(model))
+
+
+def scene(size: Size, seed: int = 0) -> Pixels:
+    """A dark, smooth picture: as in games, most values are small and few are at the ends."""
+    dice = torch.Generator().manual_seed(seed)
+    shape = (1, 4, max(2, size.height // 9), max(2, size.width // 9))
+    planes = F.interpolate(
+        torch.rand(shape, generator=dice), (size.height, size.width), mode="bicubic"
+    )
+    levels = planes.clamp(0, 1) ** 2 * 200
+    return np.ascontiguousarray(levels[0].permute(1, 2, 0).to(torch.uint8).numpy())
+
+
+def frame_of(size: Size, seed: int) -> Frame:
+    return Frame(scene(size, seed), seed, 1, 2, Region(0, 0, *size))
+
+
+def exact(loaded: Loaded, bgra: Pixels) -> Pixels:
+    """What the model gives on the CPU, in FP32."""
+    with torch.inference_mode():
+        picture: Pixels = PictureNet(loaded, torch.float32)(torch.from_numpy(bgra)[None])[0].numpy()
+    return picture
+
+
+def check_limits(found: Pixels, expected: Pixels, loaded: Loaded) -> None:
+    """Compare with FP32, within what the model's row accepts of FP16."""
+    assert found.shape == expected.shape
+    apart = np.abs(found.astype(np.int16) - expected)
+    colours = apart[..., :3] if apart.ndim == 3 else apart
+    assert apart.max() <= loaded.spec.fp16_max
+    assert colours.mean() <= loaded.spec.fp16_mean
+    assert expected[..., :3].std() > 5, "there is something in the picture"
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [*MODELS, "realesr-animevideov3-x3"])
+def test_in_fp32_it_gives_what_engines_are_measured_against(model: str) -> None:
+    from engines import graph
+
+    loaded = read(model)
+    bgra = scene(Size(61, 47))
+    found = graph.difference([(exact(loaded, bgra), graph.reference(loaded, bgra))])
+    assert found.max <= 1
+    assert found.mean < 1e-3
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_in_fp16_it_stays_within_the_model_s_limits(model: str) -> None:
+    loaded = read(model)
+    bgra = scene(Size(64, 36), 1)
+    with torch.inference_mode():
+        found = PictureNet(loaded)(torch.from_numpy(bgra)[None])[0].numpy()
+    check_limits(found, exact(loaded, bgra), loaded)
+
+
+@pytest.mark.parametrize("size", [Size(33, 21), Size(32, 21), Size(32, 20)])
+def test_sizes_that_the_net_does_not_take_are_padded_and_cropped(size: Size) -> None:
+    from engines import graph
+
+    loaded = load.random_weights(zoo.spec("realesrgan-x2plus"))
+    few = replace(loaded.spec, shape=(("features", 8), ("growth", 4), ("blocks", 1), ("scale", 2)))
+    loaded = load.random_weights(few)
+    bgra = scene(size)
+    found = graph.difference([(exact(loaded, bgra), graph.reference(loaded, bgra))])
+    assert found.max <= 1
+    assert found.mean < 1e-3
+
+
+def test_the_net_given_is_not_changed() -> None:
+    loaded = read("default-x2")
+    assert loaded.module is not None
+    before = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
+    PictureNet(loaded)
+    for name, tensor in loaded.module.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, before[name])
+
+
+def test_onnx_graphs_are_refused() -> None:
+    loaded = replace(read("default-x2"), module=None)
+    with pytest.raises(EngineError, match=r"default-x2 is an ONNX graph, .* build an engine"):
+        PictureNet(loaded)
+
+
+def test_it_imports_no_torchvision() -> None:
+    code = (
+        "import sys, torch\n"
+        "from engines import load\n"
+        "from overlay.infer.torch_cuda import PictureNet\n"
+        "PictureNet(load.read(load.locate('default-x2')))(torch.zeros(1, 8, 8, 4).byte())\n"
+        "print({'torchvision', 'onnx', 'spandrel'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+# --- the order, on the fake -----------------------------------------------------------------------
+
+
+class LateTorch(TorchProgram):
+    """Runs on the host when its turn on the recording device comes."""
+
+    cuda: RecordingCuda
+
+    def prepare(self, cuda: Cuda, size: Size, stream: Stream) -> None:
+        assert isinstance(cuda, RecordingCuda)
+        self.cuda = cuda
+        self._view = self._host_view
+        super().prepare(cuda, size, stream)
+
+    def _host_view(self, buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(self.cuda.array(buffer)).view(shape)
+
+    def _run(self, bgra: Tensor, picture: Tensor, stream: Stream) -> None:
+        def run() -> None:
+            super(LateTorch, self)._run(bgra, picture, stream)
+
+        self.cuda.kernel(run, stream)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_cuda, "TorchProgram", LateTorch)
+
+
+def on_host(loaded: Loaded, cuda: Cuda, **more: Any) -> GpuUpscaler:
+    return upscaler(loaded, cuda, device="cpu", kind=torch.float32, **more)
+
+
+@pytest.mark.usefixtures("late")
+def test_two_slots_give_what_the_net_gives() -> None:
+    loaded = read("default-x2")
+    for seed in range(6):
+        with RecordingCuda(seed) as cuda, on_host(loaded, cuda) as opened:
+            assert opened.backend == "torch-cuda"
+            assert opened.model == "default-x2"
+            assert opened.device == f"recording, FP32, PyTorch {torch.__version__}"
+            pictures = []
+            for turn in range(6):
+                opened.submit(frame(SMALL if turn < 4 else OTHER, seed=turn))
+                if opened.in_flight == 2:
+                    pictures.append(wait(opened))
+            pictures.append(wait(opened))
+            for picture in pictures:
+                assert picture.kind == "luma"
+                assert np.array_equal(picture.pixels, exact(loaded, picture.frame.pixels))
+            assert cuda.calls["captured"] == 4
+        assert cuda.complaints == []
+
+
+@pytest.mark.usefixtures("late")
+def test_a_failure_of_pytorch_s_gives_up_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = read("default-x2")
+    run = LateTorch._run
+
+    def broken(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch")
+
+    with RecordingCuda(0, graphs=False) as cuda, on_host(loaded, cuda) as opened:
+        finish(opened, frame())
+        monkeypatch.setattr(LateTorch, "_run", broken)
+        with pytest.raises(
+            OverlayError,
+            match=r"failed on a frame: PyTorch: CUDA out of memory\. Tried to allocate$",
+        ):
+            opened.submit(frame())
+        monkeypatch.setattr(LateTorch, "_run", run)
+        picture = finish(opened, frame())
+        assert np.array_equal(picture.pixels, exact(loaded, picture.frame.pixels))
+
+
+class TestTorch(Contract):
+    kind = "luma"
+
+    @pytest.fixture
+    def upscaler(self, late: None) -> Iterator[Upscaler]:
+        with RecordingCuda(5) as cuda:
+            with on_host(read("default-x2"), cuda) as opened:
+                yield opened
+            assert cuda.complaints == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so() -> None:
+    located = load.locate("default-x2")
+    with RecordingCuda(0) as cuda, pytest.raises(BackendUnavailable) as caught:
+        open_torch(located, cuda)
+    said = str(caught.value)
+    assert f"PyTorch {torch.__version__}" in said
+    assert "sees no NVIDIA GPU; install PyTorch with CUDA" in said
+    assert "\n" not in said
+
+
+def test_rows_without_files_get_random_weights() -> None:
+    spec = zoo.spec("superultracompact-x2")
+    loaded = torch_cuda.read(Located(f"{spec.id}-random", spec, (), "random", "random", None))
+    assert loaded.module is not None
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+LARGE = Size(480, 270)
+
+
+@pytest.fixture
+def gpu() -> Iterator[Cuda]:
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no NVIDIA GPU")
+    try:
+        cuda = open_cuda()
+    except BackendUnavailable as exc:
+        pytest.skip(str(exc))
+    with cuda:
+        yield cuda
+
+
+class NoGraphs:
+    """A device whose graphs are not used."""
+
+    has_graphs = False
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cuda, name)
+
+
+class Copier:
+    """Takes pictures that stayed on the device as the presenter does, in a stream of its own."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._stream = cuda.stream("present", urgent=True)
+        self._copied = cuda.event("copied")
+
+    def pixels(self, picture: Picture) -> Pixels:
+        device = picture.device
+        assert device is not None
+        target = self._cuda.buffer(device.buffer.size, "shown")
+        shown = self._cuda.pinned(device.shape, "shown")
+        self._cuda.wait(self._stream, device.ready)
+        self._cuda.copy(target, device.buffer, self._stream)
+        self._cuda.record(device.released, self._stream)
+        self._cuda.download(shown, target, self._stream)
+        self._cuda.record(self._copied, self._stream)
+        self._cuda.synchronize(self._copied)
+        pixels = shown.copy()
+        self._cuda.free(target, shown)
+        return pixels
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", ["graphs", "plain", "device"])
+@pytest.mark.parametrize("model", MODELS)
+def test_gpu_every_path_gives_what_the_cpu_gives(gpu: Cuda, model: str, path: str) -> None:
+    loaded = read(model)
+    cuda: Any = NoGraphs(gpu) if path == "plain" else gpu
+    with upscaler(loaded, cuda, download=path != "device") as opened:
+        copier = Copier(gpu)
+        waiting: deque[Picture] = deque()
+        for seed in range(6):
+            opened.submit(frame_of(LARGE, seed))
+            if opened.in_flight == 2:
+                waiting.append(wait(opened))
+            while len(waiting) > 1:
+                check_gpu_picture(waiting.popleft(), loaded, copier)
+        waiting.append(wait(opened))
+        for picture in waiting:
+            check_gpu_picture(picture, loaded, copier)
+
+
+def check_gpu_picture(picture: Picture, loaded: Loaded, copier: Copier) -> None:
+    pixels = picture.pixels if picture.device is None else copier.pixels(picture)
+    check_limits(pixels, exact(loaded, picture.frame.pixels), loaded)
+    times = picture.times
+    assert times is not None
+    assert times.upload is not None
+    assert times.infer is not None
+    assert 0 < picture.infer_ns == times.infer.duration_ns < 1e9
+    assert times.infer.start_ns >= times.upload.start_ns
+
+
+@pytest.mark.gpu
+def test_gpu_graphs_are_used_and_sizes_change(gpu: Cuda) -> None:
+    loaded = read("realesr-animevideov3-x4")
+    with upscaler(loaded, gpu) as opened:
+        for turn in range(6):
+            given = frame_of(LARGE if turn % 2 else Size(97, 61), turn)
+            picture = finish(opened, given)
+            check_limits(picture.pixels, exact(loaded, given.pixels), loaded)
+        assert all(slot.graph is not None for slot in opened._all)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("download", [True, False])
+def test_gpu_two_thousand_frames_two_in_flight_in_flat_memory(gpu: Cuda, download: bool) -> None:
+    loaded = read("realesr-animevideov3-x4")
+    frames = [frame_of(LARGE, seed) for seed in range(6)]
+    with upscaler(loaded, gpu, download=download) as opened:
+        expected = [first_pixels(gpu, finish(opened, given)) for given in frames]
+        torch.cuda.synchronize()
+        memory = torch.cuda.mem_get_info()[0]
+        copier = Copier(gpu)
+        most = 0
+        for turn in range(2000):
+            opened.submit(frames[turn % 6])
+            most = max(most, opened.in_flight)
+            if opened.in_flight == 2:
+                picture = wait(opened)
+                if turn % 100 == 1:
+                    pixels = picture.pixels if download else copier.pixels(picture)
+                    assert np.array_equal(pixels, expected[picture.frame.sequence])
+        picture = wait(opened)
+        assert most == 2
+        assert opened.in_flight == 0
+        torch.cuda.synchronize()
+        assert abs(torch.cuda.mem_get_info()[0] - memory) < 1 << 21
+
+
+def first_pixels(cuda: Cuda, picture: Picture) -> Pixels:
+    return picture.pixels.copy() if picture.device is None else Copier(cuda).pixels(picture)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_gpu_compiled_gives_what_the_cpu_gives(gpu: Cuda) -> None:
+    loaded = read("realesr-animevideov3-x4")
+    with upscaler(loaded, gpu, compiled=True) as opened:
+        for seed in range(3):
+            given = frame_of(LARGE, seed)
+            picture = finish(opened, given)
+            check_limits(picture.pixels, exact(loaded, given.pixels), loaded)
+
+
+@pytest.mark.gpu
+class TestGpu(UpscalerContract):
+    kind = "luma"
+
+    @pytest.fixture
+    def upscaler(self, gpu: Cuda) -> Iterator[Upscaler]:
+        with upscaler(read("default-x2"), gpu) as opened:
+            yield opened
+
+
+def test_a_net_of_another_form_can_take_its_place() -> None:
+    class Doubled(nn.Module):
+        def forward(self, bgra: Tensor) -> Tensor:
+            return bgra.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+    program = LateTorch(Doubled(), 2, False, "doubled", device="cpu")
+    with (
+        RecordingCuda(1) as cuda,
+        GpuUpscaler(
+            cuda, program, model="doubled", backend="torch-cuda", scale=2, output="bgra"
+        ) as opened,
+    ):
+        given = frame()
+        doubled = given.pixels.repeat(2, 0).repeat(2, 1)
+        assert np.array_equal(finish(opened, given).pixels, doubled)
