@@ -26,7 +26,7 @@ from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Pixels
 
-INSTALL = 'pip install "sr-overlay[nvidia]" (from a clone: pip install ".[nvidia]")'
+INSTALL = 'pip install ".[nvidia]" in this project's folder'
 
 
 class CudaError(OverlayError):

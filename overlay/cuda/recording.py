@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import functools
 import math
-import random
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -41,81 +40,19 @@ from overlay.cuda import (
     check_size,
     whole_bytes,
 )
-from overlay.cuda.races import Access, Allocation, Race, Stamp, Timeline, join
+from overlay.cuda.late import OPENGL, RUBBISH, LateDevice, Operation, Queue, Range, Run, inside
+from overlay.cuda.races import Allocation, Race, Timeline, join
 from overlay.cuda.releases import describe
 from overlay.frame import Pixels
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: What memory holds before something was written to it.
-RUBBISH = 0xCD
-#: Device time of a copy, a program or a draw; events and waits take none.
-WORK_MS = 0.25
-#: How often the dice change their preference.
-CHANGE = 0.1
-
-_HOST, _GL = 0, 1
 _PAGE = 4096
-_Run = Callable[[list[Pixels], list[Pixels]], None]
 
 
 class Forbidden(AssertionError):
     """A call that waits for the device, in the loop, where nothing may."""
-
-
-@dataclass(slots=True, eq=False)
-class Operation:
-    """One thing that was asked for.
-
-    Attributes:
-        kind: "upload", "download", "copy", "compute", "record", "wait", "map", "unmap", "draw";
-            on the host "done", "synchronize", "host read", "host write".
-        stream: its name; "host" and "OpenGL" for the other two timelines.
-        name: of the event or, for what a graph launched, of the graph.
-        reads: names of the memory it reads.
-        writes: names of the memory it writes.
-        done: whether it has run.
-        at_ms: device time at which it ended.
-    """
-
-    kind: str
-    stream: str
-    stamp: Stamp = field(repr=False)
-    name: str = ""
-    reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    done: bool = False
-    at_ms: float = 0.0
-
-    def before(self, other: Operation) -> bool:
-        """Whether the other one surely starts after this one ended."""
-        return self.stamp.before(other.stamp)
-
-    def __str__(self) -> str:
-        return _title(self.kind, self.stream, self.name, self.reads, self.writes)
-
-
-def _title(kind: str, stream: str, name: str, reads: Sequence[str], writes: Sequence[str]) -> str:
-    words = [kind, name, ", ".join(reads)]
-    if writes:
-        words.append(f"-> {', '.join(writes)}")
-    return f"[{' '.join(filter(None, words))}] in {stream}"
-
-
-class _Range(NamedTuple):
-    """Bytes of an allocation."""
-
-    allocation: Allocation
-    start: int
-    end: int
-
-    def pixels(self) -> Pixels:
-        return self.allocation.data[self.start : self.end]
-
-    def overlaps(self, other: _Range) -> bool:
-        same = self.allocation is other.allocation
-        return same and self.start < other.end and other.start < self.end
 
 
 @dataclass(slots=True)
@@ -125,24 +62,7 @@ class _Step:
     kind: str
     reads: Sequence[DeviceBuffer | Pixels]
     writes: Sequence[DeviceBuffer | Pixels]
-    run: _Run
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    """Work in a queue."""
-
-    operation: Operation
-    after: Operation | None = None
-    run: _Run | None = None
-    reads: list[_Range] = field(default_factory=list)
-    writes: list[_Range] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Queue:
-    timeline: Timeline
-    work: deque[_Work] = field(default_factory=deque)
+    run: Run
 
 
 @dataclass(slots=True)
@@ -227,20 +147,15 @@ class RecordingCuda(Cuda):
         self.has_gl = gl
         self.pinnable = pinnable
         self.drop = drop
-        self.log: list[Operation] = []
+        self._late = LateDevice(seed)
+        self.log = self._late.log
+        self.complaints = self._late.complaints
         self.waits: set[tuple[str, str]] = set()
         self.calls: Counter[str] = Counter()
-        self.complaints: list[AssertionError] = []
         self._lock = threading.RLock()
-        self._dice = random.Random(seed)
         self._failures: dict[str, list[int]] = {}
         self._closed = self._in_loop = False
         self._handles = 0x1000
-        self._now_ms = 0.0
-        self._host = Timeline(_HOST, "host")
-        self._gl = Timeline(_GL, "OpenGL")
-        self._queues = {_GL: _Queue(self._gl)}
-        self._preferred: dict[int, float] = {}
         self._marks: dict[int, Operation] = {}
         self._timed: dict[int, bool] = {}
         self._next_address = 0x7000_0000_0000
@@ -251,34 +166,13 @@ class RecordingCuda(Cuda):
         self._capture: _Capture | None = None
         self._computing: tuple[Stream, Sequence[DeviceBuffer], Sequence[DeviceBuffer]] | None = None
         self._kernels = 0
-        self._running: _Work | None = None
 
     # What only the fake has: time, the host, OpenGL, failures
 
     def advance(self, steps: int | None = None) -> int:
         """Let the device run up to `steps` operations, all by default; gives how many ran."""
         with self._lock:
-            count = 0
-            while steps is None or count < steps:
-                queue = self._next()
-                if queue is None:
-                    break
-                self._run(queue.work.popleft())
-                count += 1
-            return count
-
-    def _next(self) -> _Queue | None:
-        """Choose who runs: the same order of preference for a while, so that some fall behind.
-
-        After S. Burckhardt et al., "A randomized scheduler with probabilistic guarantees of
-        finding bugs", ASPLOS 2010.
-        """
-        if not self._preferred or self._dice.random() < CHANGE:
-            self._preferred = {handle: self._dice.random() for handle in self._queues}
-        ready = [handle for handle, queue in self._queues.items() if self._is_ready(queue)]
-        if not ready:
-            return None
-        return self._queues[max(ready, key=lambda handle: self._preferred.get(handle, 0.5))]
+            return self._late.advance(steps)
 
     def kernel(self, function: Callable[[], None], stream: Stream) -> None:
         """Put a function into a stream: what a program's `enqueue` does on this device.
@@ -303,11 +197,11 @@ class RecordingCuda(Cuda):
         """
         with self._lock:
             found = self._device_range(buffer, must_be_mapped=False)
-            work = self._running
-            if work is None or any(_inside(found, one) for one in work.writes):
+            work = self._late.running
+            if work is None or any(inside(found, one) for one in work.writes):
                 return found.pixels()
-            if not any(_inside(found, one) for one in work.reads):
-                raise self._complain(
+            if not any(inside(found, one) for one in work.reads):
+                raise self._late.complain(
                     Race(f"{work.operation} touches {buffer.name}, which it does not name")
                 )
             pixels = found.pixels()
@@ -339,12 +233,14 @@ class RecordingCuda(Cuda):
         with self._lock:
             state = self._gl_states[buffer.handle]
             if state.mapped:
-                raise self._complain(Race(f"OpenGL draws {state.allocation.name}, still mapped"))
+                raise self._late.complain(
+                    Race(f"OpenGL draws {state.allocation.name}, still mapped")
+                )
             drawn = np.full(buffer.size, RUBBISH, np.uint8)
-            join(self._gl.clock, self._host.clock)
-            whole = _Range(state.allocation, 0, buffer.size)
-            self._push(
-                self._queues[_GL],
+            join(self._late.opengl.clock, self._late.host.clock)
+            whole = Range(state.allocation, 0, buffer.size)
+            self._late.push(
+                self._late.queues[OPENGL],
                 "draw",
                 reads=[whole],
                 run=lambda reads, _writes: np.copyto(drawn, reads[0]),
@@ -391,7 +287,7 @@ class RecordingCuda(Cuda):
     def stream(self, name: str, *, urgent: bool = False) -> Stream:
         """Make a queue."""
         stream = Stream(self._handle(), name)
-        self._queues[stream.handle] = _Queue(Timeline(stream.handle, name))
+        self._late.queues[stream.handle] = Queue(Timeline(stream.handle, name))
         return stream
 
     @_call(waits=True)
@@ -408,7 +304,7 @@ class RecordingCuda(Cuda):
         if self._is_captured(stream):
             self._capture_of(stream).events.add(event.handle)
             return
-        self._marks[event.handle] = self._push(self._queue(stream), "record", name=event.name)
+        self._marks[event.handle] = self._late.push(self._queue(stream), "record", name=event.name)
 
     @_call(capturable=True)
     def wait(self, stream: Stream, event: Event) -> None:
@@ -427,7 +323,7 @@ class RecordingCuda(Cuda):
             return
         queue = self._queue(stream)
         join(queue.timeline.clock, mark.stamp.clock)
-        self._push(queue, "wait", name=event.name, after=mark)
+        self._late.push(queue, "wait", name=event.name, after=mark)
 
     @_call()
     def done(self, event: Event) -> bool:
@@ -440,7 +336,7 @@ class RecordingCuda(Cuda):
         if self.drop == ("host", event.name):
             return True
         if not mark.done:
-            self.advance(self._dice.randrange(4))
+            self.advance(self._late.some())
         if mark.done:
             self._seen(mark, "done", event.name)
         return mark.done
@@ -535,11 +431,11 @@ class RecordingCuda(Cuda):
         self._forbid_in_loop("download into memory that is not pinned")
         if self._is_captured(stream):
             raise self._break("downloads into memory that is not pinned")
-        copy: _Run = lambda reads, _writes: np.copyto(data, reads[0])  # noqa: E731
+        copy: Run = lambda reads, _writes: np.copyto(data, reads[0])  # noqa: E731
         operation = self._put(_Step("download", [part], [], copy), stream)
         while not operation.done:
             self.advance(1)
-        join(self._host.clock, operation.stamp.clock)
+        join(self._late.host.clock, operation.stamp.clock)
 
     @_call(capturable=True)
     def copy(self, target: DeviceBuffer, source: DeviceBuffer, stream: Stream) -> None:
@@ -564,7 +460,7 @@ class RecordingCuda(Cuda):
         if isinstance(made, DeviceBuffer):
             return self._device.pop(made.address, None) is not None
         self._marks.pop(made.handle, None)
-        kinds: tuple[dict[int, Any], ...] = (self._queues, self._timed, self._graphs)
+        kinds: tuple[dict[int, Any], ...] = (self._late.queues, self._timed, self._graphs)
         return any([kind.pop(made.handle, None) is not None for kind in kinds])
 
     # Graphs
@@ -607,7 +503,7 @@ class RecordingCuda(Cuda):
         queue = self._queue(stream)
         if last is not None:
             join(queue.timeline.clock, last.stamp.clock)
-            self._push(queue, "wait", name=graph.name, after=last)
+            self._late.push(queue, "wait", name=graph.name, after=last)
         for step in steps:
             last = self._put(step, stream, graph.name)
         self._graphs[graph.handle] = (steps, last)
@@ -662,22 +558,22 @@ class RecordingCuda(Cuda):
         if state.mapped:
             raise CudaError(f"cudaErrorAlreadyMapped: OpenGL buffer {buffer.buffer}")
         state.mapped, state.turn = True, 1 - state.turn
-        join(self._gl.clock, self._host.clock)
-        issued = self._push(self._queues[_GL], "wait", name="map")
+        join(self._late.opengl.clock, self._late.host.clock)
+        issued = self._late.push(self._late.queues[OPENGL], "wait", name="map")
         queue = self._queue(stream)
         join(queue.timeline.clock, issued.stamp.clock)
-        whole = _Range(state.allocation, 0, buffer.size)
-        self._push(queue, "map", writes=[whole], after=issued)
+        whole = Range(state.allocation, 0, buffer.size)
+        self._late.push(queue, "map", writes=[whole], after=issued)
         return state
 
     @_call()
     def _unmap_gl(self, buffer: GlBuffer, stream: Stream) -> None:
         state = self._gl_states[buffer.handle]
-        whole = _Range(state.allocation, 0, buffer.size)
-        unmapped = self._push(self._queue(stream), "unmap", writes=[whole])
+        whole = Range(state.allocation, 0, buffer.size)
+        unmapped = self._late.push(self._queue(stream), "unmap", writes=[whole])
         state.mapped = False
-        join(self._gl.clock, unmapped.stamp.clock)
-        self._push(self._queues[_GL], "wait", name="unmap", after=unmapped)
+        join(self._late.opengl.clock, unmapped.stamp.clock)
+        self._late.push(self._late.queues[OPENGL], "wait", name="unmap", after=unmapped)
 
     # Programs
 
@@ -739,11 +635,7 @@ class RecordingCuda(Cuda):
 
     def _forbid_in_loop(self, what: str) -> None:
         if self._in_loop:
-            raise self._complain(Forbidden(f"{what} in the loop, where nothing may wait"))
-
-    def _complain(self, error: AssertionError) -> AssertionError:
-        self.complaints.append(error)
-        return error
+            raise self._late.complain(Forbidden(f"{what} in the loop, where nothing may wait"))
 
     def _break(self, reason: str) -> CudaError:
         assert self._capture is not None
@@ -767,9 +659,9 @@ class RecordingCuda(Cuda):
         self._next_address += (size // _PAGE + 2) * _PAGE  # never two next to each other
         return address
 
-    def _queue(self, stream: Stream) -> _Queue:
+    def _queue(self, stream: Stream) -> Queue:
         try:
-            return self._queues[stream.handle]
+            return self._late.queues[stream.handle]
         except KeyError:
             raise CudaError(
                 f"cudaErrorInvalidResourceHandle: {stream.name} is not of this device"
@@ -792,84 +684,32 @@ class RecordingCuda(Cuda):
         reads = [self._range(one) for one in step.reads]
         writes = [self._range(one) for one in step.writes]
         run = step.run
-        if step.kind == "upload" and reads and not self._is_pending(reads[0], ("download",)):
+        if step.kind == "upload" and reads and not self._late.is_pending(reads[0], ("download",)):
             run = self._watched(reads[0].pixels(), run)
-        if step.kind == "download" and writes and not self._is_pending(writes[0]):
+        if step.kind == "download" and writes and not self._late.is_pending(writes[0]):
             writes[0].pixels().fill(RUBBISH)
-        return self._push(
+        return self._late.push(
             self._queue(stream), step.kind, name=graph, run=run, reads=reads, writes=writes
         )
 
-    def _watched(self, source: Pixels, run: _Run) -> _Run:
+    def _watched(self, source: Pixels, run: Run) -> Run:
         """Copy, and complain if the source is not what it was when the copy was asked for."""
         held = source.copy()
 
         def check(reads: list[Pixels], writes: list[Pixels]) -> None:
             if not np.array_equal(held, reads[0]):
-                title = self._running and self._running.operation
-                raise self._complain(Race(f"the source of {title} was written before it was read"))
+                title = self._late.running and self._late.running.operation
+                raise self._late.complain(
+                    Race(f"the source of {title} was written before it was read")
+                )
             run(reads, writes)
 
         return check
 
-    def _is_pending(self, memory: _Range, kinds: tuple[str, ...] = ()) -> bool:
-        return any(
-            memory.overlaps(one)
-            for queue in self._queues.values()
-            for work in queue.work
-            if not kinds or work.operation.kind in kinds
-            for one in (*work.reads, *work.writes)
-        )
-
-    def _push(
-        self,
-        queue: _Queue,
-        kind: str,
-        *,
-        name: str = "",
-        after: Operation | None = None,
-        run: _Run | None = None,
-        reads: Sequence[_Range] = (),
-        writes: Sequence[_Range] = (),
-    ) -> Operation:
-        timeline = queue.timeline
-        if timeline is not self._gl:
-            join(timeline.clock, self._host.clock)
-        operation = self._noted(kind, timeline, name, reads, writes)
-        queue.work.append(_Work(operation, after, run, list(reads), list(writes)))
-        return operation
-
-    def _noted(
-        self,
-        kind: str,
-        timeline: Timeline,
-        name: str,
-        reads: Sequence[_Range],
-        writes: Sequence[_Range],
-    ) -> Operation:
-        """Log an operation and check its accesses."""
-        operation = Operation(
-            kind,
-            timeline.name,
-            timeline.tick(),
-            name,
-            tuple(one.allocation.name for one in reads),
-            tuple(one.allocation.name for one in writes),
-        )
-        self.log.append(operation)
-        title = str(operation)
-        for ranges, is_write in ((reads, False), (writes, True)):
-            for allocation, start, end in ranges:
-                try:
-                    allocation.note(Access(start, end, is_write, title, operation.stamp))
-                except Race as exc:
-                    raise self._complain(exc) from None
-        return operation
-
     def _seen(self, mark: Operation, kind: str, name: str) -> None:
         """Let the host come after a mark."""
-        join(self._host.clock, mark.stamp.clock)
-        operation = self._noted(kind, self._host, name, (), ())
+        join(self._late.host.clock, mark.stamp.clock)
+        operation = self._late.note(kind, self._late.host, name, (), ())
         operation.done = True
 
     def _host_access(self, kind: str, pixels: Pixels, *, writes: bool) -> None:
@@ -878,36 +718,16 @@ class RecordingCuda(Cuda):
             if found is None:
                 return
             ranges = [found]
-            operation = self._noted(
-                kind, self._host, "", () if writes else ranges, ranges if writes else ()
+            operation = self._late.note(
+                kind, self._late.host, "", () if writes else ranges, ranges if writes else ()
             )
             operation.done = True
 
-    def _is_ready(self, queue: _Queue) -> bool:
-        if not queue.work:
-            return False
-        after = queue.work[0].after
-        return after is None or after.done
-
-    def _run(self, work: _Work) -> None:
-        operation = work.operation
-        operation.done = True  # also if it fails: it is not in the queue any more
-        if work.run is not None:
-            self._now_ms += WORK_MS
-            self._running = work
-            try:
-                work.run(
-                    [one.pixels() for one in work.reads], [one.pixels() for one in work.writes]
-                )
-            finally:
-                self._running = None
-        operation.at_ms = self._now_ms
-
     def _drain(self) -> None:
         self.advance()
-        assert not any(queue.work for queue in self._queues.values())
+        assert not any(queue.work for queue in self._late.queues.values())
 
-    def _range(self, memory: DeviceBuffer | Pixels) -> _Range:
+    def _range(self, memory: DeviceBuffer | Pixels) -> Range:
         if isinstance(memory, DeviceBuffer):
             return self._device_range(memory)
         found = self._host_range(memory)
@@ -915,7 +735,7 @@ class RecordingCuda(Cuda):
             raise CudaError("host memory of a graph is not pinned any more")
         return found
 
-    def _device_range(self, buffer: DeviceBuffer, must_be_mapped: bool = True) -> _Range:
+    def _device_range(self, buffer: DeviceBuffer, must_be_mapped: bool = True) -> Range:
         found = _find(self._device, buffer.address, buffer.size)
         if found is None:
             raise CudaError(
@@ -927,10 +747,10 @@ class RecordingCuda(Cuda):
             if base in state.addresses and not (
                 state.mapped and base == state.addresses[state.turn]
             ):
-                raise self._complain(Race(f"{buffer.name} is used where it is not mapped"))
+                raise self._late.complain(Race(f"{buffer.name} is used where it is not mapped"))
         return found
 
-    def _host_range(self, data: Pixels) -> _Range | None:
+    def _host_range(self, data: Pixels) -> Range | None:
         return _find(self._pinned, _address(data), data.nbytes)
 
 
@@ -942,16 +762,11 @@ def _nothing(reads: list[Pixels], writes: list[Pixels]) -> None:
     pass
 
 
-def _inside(part: _Range, whole: _Range) -> bool:
-    same = part.allocation is whole.allocation
-    return same and whole.start <= part.start and part.end <= whole.end
-
-
-def _find(allocations: dict[int, Allocation], address: int, size: int) -> _Range | None:
+def _find(allocations: dict[int, Allocation], address: int, size: int) -> Range | None:
     """Find the allocation that holds all of some bytes."""
     for base, allocation in allocations.items():
         if base <= address and address + size <= base + allocation.data.nbytes:
-            return _Range(allocation, address - base, address - base + size)
+            return Range(allocation, address - base, address - base + size)
     return None
 
 
