@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -30,8 +30,10 @@ Row = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
 _KEY_MODELS = ("realesrgan-x4plus", "realesr-animevideov3-x4")
+#: What is run beyond the key models and the first size.
+_FEW = ("fp32", "tf32", "fp16-cl", "graph", "direct", "direct-tuned", "onnxruntime")
 #: A task may take so long, from its beginning; torch.compile takes minutes on large nets.
-_TASK_S = {"row": 60.0, "slow": 170.0, "path": 60.0, "convolutions": 90.0}
+_TASK_S = {"row": 60.0, "slow": 170.0, "path": 60.0, "convolutions": 120.0}
 _OTHER_S = 45.0
 #: A new worker needs this to import PyTorch and start CUDA.
 _START_S = 60.0
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=float, default=480.0, metavar="S",
         help="seconds for all; what does not fit is marked (default: 480)",
     )  # fmt: skip
+    group.add_argument("--methods", metavar="A,B", help="ways to run a net (default: all)")
     group.add_argument(
         "--weights", type=Path, metavar="DIR", help="weights in ncnn's format (.bin and .param)"
     )
@@ -116,7 +119,8 @@ def planned(arguments: argparse.Namespace) -> Plan:
         raise BackendUnavailable(
             f"PyTorch {torch.__version__} sees no NVIDIA GPU; --device cpu --quick tests the suite"
         )
-    models = _models(arguments.models, tuple(MODELS))
+    models = _chosen("--models", arguments.models, tuple(MODELS))
+    methods = _chosen("--methods", arguments.methods, tuple(METHODS))
     on_cpu, quick = arguments.device == "cpu", arguments.quick
     plan = Plan(
         arguments.device,
@@ -128,18 +132,18 @@ def planned(arguments: argparse.Namespace) -> Plan:
     sizes = [(32, 24)] if on_cpu and quick else _sizes(arguments.sizes)[: 1 if quick else None]
     if on_cpu and quick and not arguments.models:
         models = ["realesr-animevideov3-x4", "default-x4"]
-    plan.tasks = list(_tasks(models, sizes, tuple(METHODS), on_cpu, quick))
+    plan.tasks = list(_tasks(models, sizes, methods, on_cpu, quick))
     return plan
 
 
-def _models(text: str | None, known: Sequence[str]) -> list[str]:
+def _chosen(option: str, text: str | None, known: Sequence[str]) -> list[str]:
     names = [word.strip() for word in (text or "").split(",") if word.strip()]
     if names in ([], ["all"]):
         return list(known)
     for name in names:
         if name not in known:
             raise SettingsError(
-                f"--models: the gpu suite does not know {name!r} (one of {', '.join(known)})"
+                f"{option}: the gpu suite does not know {name!r} (one of {', '.join(known)})"
             )
     return names
 
@@ -166,32 +170,34 @@ def _tasks(
     from evaluation.bench.gpu_methods import METHODS
 
     small = on_cpu and quick
-    width, height = sizes[0]
+    first, (width, height) = sizes[:1], sizes[0]
     key = [name for name in models if name in _KEY_MODELS] or list(models[:1])
     others = [name for name in models if name not in key]
     fast = [name for name in methods if METHODS[name].quick]
     slow = [name for name in methods if not METHODS[name].quick]
+    few = [name for name in methods if name in _FEW]
     yield {"kind": "matmul", "sizes": [64] if small else [2048, 4096, 8192]}
     yield {"kind": "copies", "sizes": [1 << 20] if small else [1 << 26, 1 << 30]}
     yield {"kind": "convolutions", "width": width, "height": height}
-    yield from _rows(key, sizes[:1], fast)
-    piece = (16, 12) if small else (96, 64)
-    for name in (*key, *others):
-        yield {"kind": "reference", "model": name, "width": piece[0], "height": piece[1]}
-    yield from _paths(key, sizes[0])
-    yield from _rows(key, sizes[:1], slow[:1])
-    yield from _rows(others, sizes[:1], fast)
+    yield from _rows(key, first, fast)
+    yield from _rows(reversed(key), first, slow[:1])
+    yield from _paths(reversed(key), sizes[0])
     yield {"kind": "memory", "model": key[-1], "width": width, "height": height,
            "frames": 3 if small else 10_000 if quick else 100_000,
            "seconds": 5.0 if small else 20.0 if quick else 75.0}  # fmt: skip
-    yield from _rows(key[-1:], sizes[:1], slow[1:])
-    yield from _rows(models, sizes[1:], fast)
-    yield from _rows([name for name in others if not quick], sizes[:1], slow[:1])
-    yield from _rows(key[:-1], sizes[:1], slow[1:])
+    piece = (16, 12) if small else (96, 64)
+    for name in (*key, *others):
+        yield {"kind": "reference", "model": name, "width": piece[0], "height": piece[1]}
+    yield from _rows(others, first, few)
+    yield from _rows(key, sizes[1:], few)
+    yield from _rows(key[-1:], first, slow[1:])
+    yield from _rows([] if quick else others, first, slow[:1])
+    yield from _rows(others, sizes[1:], few)
+    yield from _rows(key[:-1], first, slow[1:])
 
 
 def _rows(
-    models: Sequence[str], sizes: Sequence[tuple[int, int]], methods: Sequence[str]
+    models: Iterable[str], sizes: Sequence[tuple[int, int]], methods: Sequence[str]
 ) -> Iterator[Row]:
     for width, height in sizes:
         for model in models:
@@ -202,10 +208,10 @@ def _rows(
                 }  # fmt: skip
 
 
-def _paths(models: Sequence[str], size: tuple[int, int]) -> Iterator[Row]:
+def _paths(models: Iterable[str], size: tuple[int, int]) -> Iterator[Row]:
     from evaluation.bench.gpu_path import BACKENDS
 
-    for model in reversed(models):
+    for model in models:
         for backend in BACKENDS:
             yield {
                 "kind": "path", "model": model, "width": size[0], "height": size[1],

@@ -50,6 +50,7 @@ class Worker:
     tile: Tile | None = None
     _nets: dict[str, tuple[nn.Module, str]] = field(default_factory=dict)
     _right: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
+    _counts: dict[tuple[object, ...], flops.Count] = field(default_factory=dict)
 
     def net(self, model: Model) -> tuple[nn.Module, str]:
         if model.id not in self._nets:
@@ -64,6 +65,15 @@ class Worker:
             with ceilings.tf32(False):
                 self._right = {key: picture(frame).cpu()}
         return self._right[key]
+
+    def count(self, model: Model, frame: Tensor, kind: torch.dtype) -> flops.Count:
+        """Count what the net must do for the frame."""
+        key = (model.id, *frame.shape[1:3], kind)
+        if key not in self._counts:
+            channels = 4 if model.architecture == "luma" else 3
+            net = self.net(model)[0]
+            self._counts[key] = flops.count(net, 1, channels, *frame.shape[1:3], kind=kind)
+        return self._counts[key]
 
     # Tasks: each gives its row, or several through `emit`
 
@@ -83,9 +93,8 @@ class Worker:
             ready_s = time.perf_counter() - begin
             timed = self.device.time(step, self.runs, self.seconds)
             right = self.right(model, frame)
-        channels = 4 if model.architecture == "luma" else 3
         kind = torch.float16 if method.kind == "fp16" else torch.float32
-        count = flops.count(net, 1, channels, *frame.shape[1:3], kind=kind)
+        count = self.count(model, frame, kind)
         emit({
             **timed.to_json(), "ready_s": round(ready_s, 2), "weights": origin, "frame": source,
             "gflop": round(count.gflop, 2), "least_mb": round(count.least_bytes / 1e6, 2),
@@ -151,10 +160,14 @@ def _copied(net: nn.Module, device: Device) -> nn.Module:
     return copy.deepcopy(net).to(device.name)
 
 
-def _reason(exc: BaseException) -> str:
+def _why(exc: Exception) -> Row:
+    """Give the reason in one line and, where it was not foreseen, the end of the traceback."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     text = lines[0][:300] if lines else "no message"
-    return text if isinstance(exc, NotHere) else f"{type(exc).__name__}: {text}"
+    if isinstance(exc, NotHere):
+        return {"reason": text}
+    trace = "".join(traceback.format_exception(exc))
+    return {"reason": f"{type(exc).__name__}: {text}", "traceback": trace[-2000:]}
 
 
 def _alive(device: Device) -> bool:
@@ -183,9 +196,7 @@ def work(worker: Worker, tasks: list[Row], start: int, out: Path) -> int:
                 do = getattr(worker, f"do_{task['kind']}")
                 do(task, lambda row, task=task: write({**task, "status": "measured", **row}))
             except Exception as exc:  # whatever it is, the next row may work
-                if not isinstance(exc, NotHere):
-                    traceback.print_exc()
-                write({**task, "status": "not run", "reason": _reason(exc)})
+                write({**task, "status": "not run", **_why(exc)})
             took_s = round(time.perf_counter() - begin, 2)
             write({"kind": "end", "task": index, "took_s": took_s})
             if not _alive(worker.device):

@@ -80,7 +80,8 @@ class Device:
         begin = time.perf_counter()
         device_ms = self._queued(step, count) if self.is_cuda else []
         queued_s = time.perf_counter() - begin
-        wall_ms = [self._alone(step) for _ in range(max(_LEAST_RUNS, min(count, 100)))]
+        alone = min(count, 100, int(seconds / 2 / max(one_s, 1e-6)))
+        wall_ms = [self._alone(step) for _ in range(max(_LEAST_RUNS, alone))]
         rate = count / queued_s if self.is_cuda else 1e3 / float(np.mean(wall_ms))
         return Timed(device_ms, wall_ms, rate)
 
