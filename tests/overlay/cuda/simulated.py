@@ -19,7 +19,8 @@ import numpy as np
 from cuda.bindings import runtime as real  # type: ignore[import-untyped, unused-ignore]
 
 from overlay.cuda import CudaError, DeviceBuffer, Event, GlBuffer, Graph, Stream, Unsupported
-from overlay.cuda.recording import RUBBISH, RecordingCuda
+from overlay.cuda.late import RUBBISH
+from overlay.cuda.recording import RecordingCuda
 from overlay.frame import Pixels
 
 #: Sizes of the OpenGL buffer objects there are, by name.

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from overlay.cuda import CudaError, DeviceBuffer, Event, GlBuffer, Stream, Unsupported
+from overlay.cuda.late import RUBBISH
 from overlay.cuda.races import Allocation, Race
-from overlay.cuda.recording import RUBBISH, Forbidden, RecordingCuda
+from overlay.cuda.recording import Forbidden, RecordingCuda
 from overlay.frame import Pixels
 
 SIZE = 64
