@@ -30,6 +30,15 @@ class Stage(IntEnum):
     PRESENTED = 7  # the swap returned
 
 
+class GpuPart(IntEnum):
+    """A frame's work on the GPU, in frame order."""
+
+    UPLOAD = 0  # CUDA: the frame to the device
+    INFER = 1  # CUDA
+    DOWNLOAD = 2  # CUDA: the result to the host; none where OpenGL takes it from the device
+    DRAW = 3  # OpenGL: upload and drawing, of an earlier frame
+
+
 class Outcome(IntEnum):
     """What became of a captured frame; each ends as exactly one of the last four."""
 
@@ -56,8 +65,20 @@ class Trace(Closing):
         """Write one time stamp. Rows that left the ring are ignored."""
 
     @abstractmethod
-    def describe(self, row: int, picture: Picture, output: Size, gpu_ns: int = 0) -> None:
-        """Note what made the picture of this row, its size on screen and its GPU time."""
+    def describe(
+        self,
+        row: int,
+        picture: Picture,
+        output: Size,
+        gpu_ns: int = 0,
+        gpu_start_ns: int = 0,
+        gpu_error_ns: int = 0,
+    ) -> None:
+        """Note what made the picture of this row, when, and its size on screen.
+
+        Args:
+            gpu_ns, gpu_start_ns, gpu_error_ns: of an earlier drawing, as in `Shown`.
+        """
 
     @abstractmethod
     def end(self, row: int, outcome: Outcome, reason: str = "") -> None:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from overlay.trace import Outcome, Stage
+from overlay.trace import GpuPart, Outcome, Stage
 from overlay.trace.atomic import write_atomically
 from overlay.trace.table import MISSING, STAGES, TraceTable
 
 Format = Literal["presentmon", "mangohud", "perfetto"]
-Event = dict[str, "int | float | str | dict[str, int | float | str]"]
+Args = dict[str, "int | float | str"]
+Event = dict[str, "int | float | str | Args"]
 
 #: PresentMon's default columns (no option given), unchanged from 2.4.0 to 2.5.1; 2.3.1 had
 #: MsPCLatency after MsUntilDisplayed and no MsFlipDelay, before that the names were others.
@@ -138,14 +139,17 @@ def mangohud_from_trace(table: TraceTable) -> bytes:
 def chrome_from_trace(table: TraceTable) -> bytes:
     """Give the trace in the Trace Event format, for ui.perfetto.dev and chrome://tracing.
 
-    One track per stage (a second one where two frames are in a stage at once), a flow arrow
-    through each frame, instants and a counter for the frames that were not presented, counters
-    for frame time, latency and device times. Times in microseconds since the trace began.
+    One track per stage (a second one where two frames are in a stage at once), and per part of
+    the GPU's work where it is known when that began; a flow arrow through each frame, instants
+    and a counter for the frames that were not presented, counters for frame time, latency and
+    those device times of which only the duration is known. Times in microseconds since the
+    trace began.
     """
-    events = _slices(table)
+    events = [*_stages(table), *_gpu_parts(table)]
+    events.extend(_flows(events))
     events.extend(_outcomes(table))
     events.extend(_counters(table))
-    events.sort(key=lambda event: event["ts"])  # type: ignore[arg-type, return-value]
+    events.sort(key=_start)
     meta = [
         {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": "overlay"}},
         *_tracks(events),
@@ -160,40 +164,84 @@ def chrome_from_trace(table: TraceTable) -> bytes:
 
 _LANES = 8  # tracks a stage may have
 _OUTCOME_TRACK = 1
+_GPU_TRACKS = {
+    GpuPart.UPLOAD: "GPU copy",
+    GpuPart.INFER: "GPU compute",
+    GpuPart.DOWNLOAD: "GPU download",
+    GpuPart.DRAW: "GPU draw",
+}
+#: Tracks in order: those of the stages, then those of the GPU; each with its lanes.
+_TRACKS = (*STAGES, *_GPU_TRACKS.values())
 
 
-def _slices(table: TraceTable) -> list[Event]:
-    """X events, one a frame and stage, and the flow events that tie a frame's together."""
-    events: list[Event] = []
-    stamps = table.stamps.T.tolist()
-    ids = table.ids.tolist()
-    flows: dict[int, list[Event]] = {}
-    for stage, (name, (begin, end)) in enumerate(STAGES.items()):
-        free_at = {lane: MISSING for lane in range(_LANES)}
-        rows = [r for r, at in enumerate(stamps) if MISSING not in (at[begin], at[end])]
-        rows.sort(key=lambda r: (stamps[r][begin], stamps[r][end]))
-        for row in rows:
-            start, stop = stamps[row][begin], max(stamps[row][begin], stamps[row][end])
-            lane = next((n for n, at in free_at.items() if at <= start), None)
-            if lane is None:
-                continue  # slices of one track must not overlap; the frame path holds fewer
-            free_at[lane] = stop
-            event: Event = {
-                "ph": "X",
-                "name": name,
-                "cat": "stage",
-                "pid": 1,
-                "tid": 10 + stage * _LANES + lane,
-                "ts": start / 1000,
-                "dur": (stop - start) / 1000,
-                "args": _facts(table, row),
-            }
-            events.append(event)
-            flows.setdefault(ids[row], []).append(event)
-    for frame, parts in flows.items():
+class _Slice(NamedTuple):
+    """Something that took time, in ns since the trace began."""
+
+    start: int
+    stop: int
+    args: Args
+
+
+def _stages(table: TraceTable) -> Iterator[Event]:
+    """X events, one a frame and stage."""
+    for track, (name, (begin, end)) in enumerate(STAGES.items()):
+        times = zip(table.stamps[begin].tolist(), table.stamps[end].tolist(), strict=True)
+        slices = [
+            _Slice(start, max(start, stop), _facts(table, row))
+            for row, (start, stop) in enumerate(times)
+            if MISSING not in (start, stop)
+        ]
+        yield from _track(track, name, "stage", slices)
+
+
+def _gpu_parts(table: TraceTable) -> Iterator[Event]:
+    """X events, one a frame and part of the GPU's work; each says how far off it may be."""
+    for part, name in _GPU_TRACKS.items():
+        durations, errors = table.gpu_ns[part].tolist(), table.error_ns(part).tolist()
+        slices: list[_Slice] = []
+        # By start: a drawing may have been the latest known one for several frames.
+        rows = {start: row for row, start in enumerate(table.gpu_start_ns[part].tolist())}
+        rows.pop(MISSING, None)
+        free_at = error_before = MISSING
+        for start, row in sorted(rows.items()):
+            if start < free_at <= start + error_before + errors[row]:
+                start = free_at  # one after the other, as far as is known
+            free_at, error_before = start + durations[row], errors[row]
+            args: Args = {} if part == GpuPart.DRAW else _facts(table, row)
+            slices.append(_Slice(start, free_at, args | {"error_us": errors[row] / 1000}))
+        yield from _track(len(STAGES) + part, name, "gpu", slices)
+
+
+def _track(track: int, name: str, category: str, slices: list[_Slice]) -> Iterator[Event]:
+    """Lay slices out on as many lanes as it takes: those of one lane must not overlap."""
+    free_at = {lane: MISSING for lane in range(_LANES)}
+    for start, stop, args in sorted(slices, key=lambda one: (one.start, one.stop)):
+        lane = next((n for n, at in free_at.items() if at <= start), None)
+        if lane is None:
+            continue  # the frame path holds fewer frames
+        free_at[lane] = stop
+        yield {
+            "ph": "X",
+            "name": name,
+            "cat": category,
+            "pid": 1,
+            "tid": 10 + track * _LANES + lane,
+            "ts": start / 1000,
+            "dur": (stop - start) / 1000,
+            "args": args,
+        }
+
+
+def _flows(events: list[Event]) -> Iterator[Event]:
+    """Tie the slices of each frame together."""
+    frames: dict[int, list[Event]] = {}
+    for event in sorted(events, key=_start):
+        args = event["args"]
+        if isinstance(args, dict) and "frame" in args:
+            frames.setdefault(int(args["frame"]), []).append(event)
+    for frame, parts in frames.items():
         if len(parts) > 1:
-            events.extend(_flow(frame, parts))
-    return events
+            yield from _flow(frame, parts)
 
 
 def _flow(frame: int, parts: list[Event]) -> Iterator[Event]:
@@ -205,9 +253,13 @@ def _flow(frame: int, parts: list[Event]) -> Iterator[Event]:
         yield event
 
 
-def _facts(table: TraceTable, row: int) -> dict[str, int | float | str]:
+def _start(event: Event) -> float:
+    return float(event["ts"])  # type: ignore[arg-type]
+
+
+def _facts(table: TraceTable, row: int) -> Args:
     model, backend = table.labels[int(table.label[row])]
-    facts: dict[str, int | float | str] = {
+    facts: Args = {
         "frame": int(table.ids[row]),
         "outcome": Outcome(int(table.outcome[row])).name.lower(),
     }
@@ -226,7 +278,7 @@ def _outcomes(table: TraceTable) -> Iterator[Event]:
             continue
         totals[name] += 1
         reason = table.reasons[int(table.reason[row])]
-        args: dict[str, int | float | str] = {"frame": int(table.ids[row]), "reason": reason}
+        args: Args = {"frame": int(table.ids[row]), "reason": reason}
         base: Event = {"pid": 1, "ts": at_ns / 1000}
         yield base | {"ph": "i", "s": "t", "name": name, "tid": _OUTCOME_TRACK, "args": args}
         yield base | {"ph": "C", "name": "not presented", "tid": 0, "args": dict(totals)}
@@ -242,10 +294,9 @@ def _counters(table: TraceTable) -> Iterator[Event]:
             values["frame time ms"] = (at_ns - before_ns) / 1e6
         if ready_ns != MISSING:
             values["capture to present ms"] = (at_ns - ready_ns) / 1e6
-        if table.infer_gpu_ns[row] > 0:
-            values["infer on device ms"] = int(table.infer_gpu_ns[row]) / 1e6
-        if table.draw_gpu_ns[row] > 0:
-            values["draw on device ms"] = int(table.draw_gpu_ns[row]) / 1e6
+        for part in GpuPart:
+            if table.gpu_ns[part, row] > 0 and table.gpu_start_ns[part, row] == MISSING:
+                values[f"{part.name.lower()} on device ms"] = int(table.gpu_ns[part, row]) / 1e6
         before_ns = at_ns
         for name, value in values.items():
             yield {
@@ -262,12 +313,12 @@ def _tracks(events: list[Event]) -> Iterator[Event]:
     """Name the tracks in use and put them in frame order."""
     for tid in sorted({int(str(event["tid"])) for event in events}):
         if tid >= 10:
-            stage, lane = divmod(tid - 10, _LANES)
-            name = list(STAGES)[stage] + (f" {lane + 1}" if lane else "")
+            track, lane = divmod(tid - 10, _LANES)
+            name = _TRACKS[track] + (f" {lane + 1}" if lane else "")
         else:
             name = "not presented" if tid == _OUTCOME_TRACK else "counters"
         yield {"ph": "M", "name": "thread_name", "pid": 1, "tid": tid, "args": {"name": name}}
-        sort: dict[str, int | float | str] = {"sort_index": tid}
+        sort: Args = {"sort_index": tid}
         yield {"ph": "M", "name": "thread_sort_index", "pid": 1, "tid": tid, "args": sort}
 
 

@@ -1,6 +1,6 @@
 """The trace file: our own CSV, written in the background while the frames flow, and read back.
 
-    # overlay-trace 1 {"version": "…", "started_unix_ns": …, …}
+    # overlay-trace 2 {"version": "…", "started_unix_ns": …, …}
     id,source_sequence,outcome,reason,ready_ms,…
     0,0,presented,,12.345678,…
     # end {"rows": 1}
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import numpy as np
 
 from overlay.errors import TraceError
-from overlay.trace import Outcome, Stage
+from overlay.trace import GpuPart, Outcome, Stage
 from overlay.trace.atomic import write_atomically
 from overlay.trace.table import MISSING, STAGES, Metadata, TraceTable
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"# overlay-trace "
 _STAMP_COLUMNS = tuple(f"{stage.name.lower()}_ms" for stage in Stage)
 _SIZE_COLUMNS = (
@@ -46,21 +46,36 @@ _SIZE_COLUMNS = (
     "output_width",
     "output_height",
 )
-COLUMNS = (
-    "id",
-    "source_sequence",
-    "outcome",
-    "reason",
-    *_STAMP_COLUMNS,
-    *(f"{name}_duration_ms" for name in STAGES),
-    "capture_to_present_ms",
-    "infer_gpu_ms",
-    "draw_gpu_ms",
-    *_SIZE_COLUMNS,
-    "model",
-    "backend",
+_GPU_COLUMNS = (
+    *(f"{part.name.lower()}_gpu_ms" for part in GpuPart),
+    *(f"{part.name.lower()}_gpu_start_ms" for part in GpuPart),
+    "gpu_error_ms",
+    "draw_gpu_error_ms",
 )
-_HEADER = ",".join(COLUMNS).encode()
+
+
+def _columns(gpu: tuple[str, ...]) -> tuple[str, ...]:
+    return (
+        "id",
+        "source_sequence",
+        "outcome",
+        "reason",
+        *_STAMP_COLUMNS,
+        *(f"{name}_duration_ms" for name in STAGES),
+        "capture_to_present_ms",
+        *gpu,
+        *_SIZE_COLUMNS,
+        "model",
+        "backend",
+    )
+
+
+COLUMNS = _columns(_GPU_COLUMNS)
+#: By format; the first had two device times and no more of the GPU.
+_HEADERS = {
+    1: ",".join(_columns(("infer_gpu_ms", "draw_gpu_ms"))).encode(),
+    2: ",".join(COLUMNS).encode(),
+}
 _OUTCOMES = {outcome.name.lower(): int(outcome) for outcome in Outcome}
 _OUTCOME_NAMES = {value: name for name, value in _OUTCOMES.items()}
 
@@ -210,7 +225,7 @@ def _write_all(file: _Sink, data: bytes) -> None:
 
 
 def _first_lines(metadata: Metadata) -> bytes:
-    return _MAGIC + f"{FORMAT} {json.dumps(dict(metadata))}\n".encode() + _HEADER + b"\n"
+    return _MAGIC + f"{FORMAT} {json.dumps(dict(metadata))}\n".encode() + _HEADERS[FORMAT] + b"\n"
 
 
 def _last_line(rows: int) -> bytes:
@@ -224,7 +239,8 @@ def _lines(table: TraceTable, stop: int) -> Iterator[bytes]:
     ids, sequence = table.ids[:stop].tolist(), table.sequence[:stop].tolist()
     outcome, reason = table.outcome[:stop].tolist(), table.reason[:stop].tolist()
     stamps, sizes = table.stamps[:, :stop].T.tolist(), table.sizes[:, :stop].T.tolist()
-    infer, draw = table.infer_gpu_ns[:stop].tolist(), table.draw_gpu_ns[:stop].tolist()
+    gpu, starts = table.gpu_ns[:, :stop].T.tolist(), table.gpu_start_ns[:, :stop].T.tolist()
+    errors = table.gpu_error_ns[:, :stop].T.tolist()
     label = table.label[:stop].tolist()
     for row in range(len(ids)):
         at = stamps[row]
@@ -237,8 +253,9 @@ def _lines(table: TraceTable, stop: int) -> Iterator[bytes]:
             reasons[reason[row]],
             *(_ms(value) for value in at),
             *spans,
-            _ms(infer[row] or MISSING),
-            _ms(draw[row] or MISSING),
+            *(_ms(value or MISSING) for value in gpu[row]),
+            *(_ms(value) for value in starts[row]),
+            *(_ms(value or MISSING) for value in errors[row]),
             *(str(value) if value else "" for value in sizes[row]),
             labels[label[row]],
         ]
@@ -265,27 +282,39 @@ def _plain(text: str) -> str:
 # -- reading ------------------------------------------------------------------------------------
 
 _MAX_METADATA = 65536  # bytes
-_MAX_LINE = 4096  # bytes; the writer's longest line has some 600
+_MAX_LINE = 4096  # bytes; the writer's longest line has some 800
 _MAX_ROWS = 4_000_000  # 18 hours at 60 frames a second; some 700 MB in memory
 _MAX_NAMES = 10_000
 
 _TIME = rb"(-?\d{1,12}\.\d{6})?"
-_ROW = re.compile(
-    b",".join(
-        [
-            rb"(\d{1,15})",
-            rb"(-?\d{1,15})",
-            b"(" + "|".join(_OUTCOMES).encode() + b")",
-            rb"([^,\"#\x00-\x1f]{0,400})",
-            *[_TIME] * len(Stage),
-            *[rb"(?:-?\d{1,12}\.\d{6})?"] * (len(STAGES) + 1),
-            *[rb"(\d{1,12}\.\d{6})?"] * 2,
-            *[rb"(\d{1,6})?"] * 6,
-            rb"([^,\"#\x00-\x1f]{0,400})",
-            rb"([^,\"#\x00-\x1f]{0,400})",
-        ]
+_DURATION = rb"(\d{1,12}\.\d{6})?"
+_NAME = rb"([^,\"#\x00-\x1f]{0,400})"
+
+
+def _row(gpu: list[bytes]) -> re.Pattern[bytes]:
+    """Give the form of a row, with these fields about the GPU."""
+    return re.compile(
+        b",".join(
+            [
+                rb"(\d{1,15})",
+                rb"(-?\d{1,15})",
+                b"(" + "|".join(_OUTCOMES).encode() + b")",
+                _NAME,
+                *[_TIME] * len(Stage),
+                *[rb"(?:-?\d{1,12}\.\d{6})?"] * (len(STAGES) + 1),
+                *gpu,
+                *[rb"(\d{1,6})?"] * 6,
+                _NAME,
+                _NAME,
+            ]
+        )
     )
-)
+
+
+_ROWS = {
+    1: _row([_DURATION] * 2),
+    2: _row([_DURATION] * 4 + [_TIME] * 4 + [_DURATION] * 2),
+}
 _END = re.compile(rb'# end \{"rows": (\d{1,15})\}')
 _LOST = re.compile(rb"# lost (\d{1,15})")
 
@@ -305,20 +334,22 @@ def read_trace(path: Path) -> TraceTable:
     """
     try:
         with open(path, "rb") as file:
-            metadata = _read_metadata(file, path)
-            return _Reader(metadata).read(file)
+            format, metadata = _read_metadata(file, path)
+            return _Reader(format, metadata).read(file)
     except OSError as exc:
         raise TraceError(f"cannot read the trace {path}: {exc.strerror or exc}") from exc
 
 
-def _read_metadata(file: BinaryIO, path: Path) -> dict[str, str | int | float | bool | None]:
+def _read_metadata(file: BinaryIO, path: Path) -> tuple[int, Metadata]:
+    """Give the file's format and what its first line says."""
     line = file.readline(_MAX_METADATA)
     version, _, text = line.removeprefix(_MAGIC).partition(b" ")
     if not line.startswith(_MAGIC) or not re.fullmatch(rb"\d{1,6}", version):
         raise TraceError(f"{path} is not an overlay trace (its first line is not one's)")
-    if int(version) != FORMAT:
+    format = int(version)
+    if format not in _HEADERS:
         raise TraceError(
-            f"{path} is a trace of format {int(version)}, this program reads {FORMAT}; "
+            f"{path} is a trace of format {format}, this program reads 1 to {FORMAT}; "
             "read it with the release that wrote it"
         )
     try:
@@ -327,7 +358,7 @@ def _read_metadata(file: BinaryIO, path: Path) -> dict[str, str | int | float | 
         metadata = None
     if not isinstance(metadata, dict):
         raise TraceError(f"{path} is not a readable overlay trace (its first line is damaged)")
-    return {
+    return format, {
         str(key): value
         for key, value in metadata.items()
         if value is None or isinstance(value, str | int | float)
@@ -337,10 +368,12 @@ def _read_metadata(file: BinaryIO, path: Path) -> dict[str, str | int | float | 
 class _Reader:
     """Collects the rows of one file."""
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, format: int, metadata: Metadata) -> None:
+        self._format = format
+        self._row = _ROWS[format]
         self._metadata = metadata
-        # id, sequence, outcome, reason, stamps, two GPU times, sizes, label
-        self._columns = [array("q") for _ in range(4 + len(Stage) + 2 + 6 + 1)]
+        # id, sequence, outcome, reason, stamps, GPU, sizes, label
+        self._columns = [array("q") for _ in range(4 + len(Stage) + len(_GPU_COLUMNS) + 6 + 1)]
         self._names: dict[bytes, str] = {}
         self._reasons = {"": 0}
         self._labels = {("", ""): 0}
@@ -350,7 +383,7 @@ class _Reader:
         number = 1
         damage: str | None = None
         try:
-            if self._line(file) != _HEADER:
+            if self._line(file) != _HEADERS[self._format]:
                 raise _Damage("the column names are not those of a trace")
             ended = False
             while not ended:
@@ -375,7 +408,7 @@ class _Reader:
 
     def _take(self, line: bytes) -> bool:
         """Take one line; True if it was the last."""
-        match = _ROW.fullmatch(line)
+        match = self._row.fullmatch(line)
         if match is not None:
             self._take_row(match.groups())
             return False
@@ -409,12 +442,23 @@ class _Reader:
             _OUTCOMES[(fields[2] or b"").decode()],
             self._reasons.setdefault(reason, len(self._reasons)),
             *(_ns(text) if text else MISSING for text in fields[4:12]),
-            *(_ns(text) if text else 0 for text in fields[12:14]),
-            *(int(text) if text else 0 for text in fields[14:20]),
+            *self._gpu(fields[12:-8]),
+            *(int(text) if text else 0 for text in fields[-8:-2]),
             label,
         )
         for column, value in zip(columns, values, strict=True):
             column.append(value)
+
+    def _gpu(self, fields: tuple[bytes | None, ...]) -> tuple[int, ...]:
+        """Give durations, starts and errors; what an older format lacks is unknown."""
+        if self._format == 1:
+            infer, draw = (_ns(text) if text else 0 for text in fields)
+            return 0, infer, 0, draw, *[MISSING] * 4, 0, 0
+        return (
+            *(_ns(text) if text else 0 for text in fields[:4]),
+            *(_ns(text) if text else MISSING for text in fields[4:8]),
+            *(_ns(text) if text else 0 for text in fields[8:]),
+        )
 
     def _name(self, raw: bytes) -> str:
         name = self._names.get(raw)
@@ -437,9 +481,10 @@ class _Reader:
             outcome=columns[2],
             reason=columns[3],
             stamps=np.stack(columns[4:stop]),
-            infer_gpu_ns=columns[stop],
-            draw_gpu_ns=columns[stop + 1],
-            sizes=np.stack(columns[stop + 2 : stop + 8]),
+            gpu_ns=np.stack(columns[stop : stop + 4]),
+            gpu_start_ns=np.stack(columns[stop + 4 : stop + 8]),
+            gpu_error_ns=np.stack(columns[stop + 8 : stop + 10]),
+            sizes=np.stack(columns[stop + 10 : stop + 16]),
             label=columns[-1],
             reasons=tuple(self._reasons),
             labels=tuple(self._labels),

@@ -100,7 +100,7 @@ def plot_png(table: TraceTable, path: Path, title: str = "Overlay trace") -> Non
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise BackendUnavailable(
-            'drawing a PNG needs matplotlib: pip install "sr-overlay[plot]", '
+            'drawing a PNG needs matplotlib: pip install ".[plot]", '
             "or draw the HTML page, which needs nothing"
         ) from exc
     drawing = _drawing(table, title)
@@ -206,10 +206,9 @@ def _table_rows(summary: Summary) -> Iterator[tuple[str, Percentiles]]:
     yield "frame time", summary.frame_time_ms
     yield "capture to present", summary.capture_to_present_ms
     yield from summary.stages_ms.items()
-    if summary.infer_gpu_ms.p50 is not None:
-        yield "infer on device", summary.infer_gpu_ms
-    if summary.draw_gpu_ms.p50 is not None:
-        yield "draw on device", summary.draw_gpu_ms
+    for name, value in summary.gpu_ms.items():
+        if value.p50 is not None:
+            yield f"{name} on device", value
 
 
 def _cells(value: Percentiles) -> list[str]:

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overlay import __version__
-from overlay.frame import Frame, Picture, Size
-from overlay.trace import Outcome, Stage, Trace
+from overlay.frame import DeviceTimes, Frame, Picture, Size
+from overlay.trace import GpuPart, Outcome, Stage, Trace
 from overlay.trace.table import MISSING, STAGES, Column, Metadata, TraceTable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _N_STAGES = len(Stage)
+_UPLOAD, _INFER, _DOWNLOAD, _DRAW = GpuPart
 _MAX_NAMES = 1000  # distinct reasons, and (model, back end) pairs; more become "other"
 _PENDING, _PRESENTED, _DUPLICATE = Outcome.PENDING, Outcome.PRESENTED, Outcome.DUPLICATE
 _FAILED = Outcome.FAILED
@@ -98,7 +99,15 @@ class NullTrace(Trace):
     def stamp(self, row: int, stage: Stage, at_ns: int) -> None:
         pass
 
-    def describe(self, row: int, picture: Picture, output: Size, gpu_ns: int = 0) -> None:
+    def describe(
+        self,
+        row: int,
+        picture: Picture,
+        output: Size,
+        gpu_ns: int = 0,
+        gpu_start_ns: int = 0,
+        gpu_error_ns: int = 0,
+    ) -> None:
         pass
 
     def end(self, row: int, outcome: Outcome, reason: str = "") -> None:
@@ -115,7 +124,7 @@ class TraceRecorder(Trace):
         path: also write every row to this file, replacing what is there (see `csvfile`).
         metadata: facts about the run for the file's first line.
         capacity: rows kept, rounded up to a power of two; the default holds 18 minutes at
-            60 frames a second in 10.5 MB.
+            60 frames a second in 14.7 MB.
 
     Raises:
         TraceError: `path` cannot be written.
@@ -148,19 +157,15 @@ class TraceRecorder(Trace):
 
         # full, not zeros: it touches the memory now, so that none is added while frames flow
         self._stamps = np.full((_N_STAGES, capacity), 0, np.int64)  # 0 = not stamped
-        self._facts = np.full((12, capacity), 0, np.int64)
+        self._facts = np.full((20, capacity), 0, np.int64)
         views = [memoryview(column) for column in (*self._stamps, *self._facts)]
         self._stamp_views = views[:_N_STAGES]
         self._ready, self._captured = views[Stage.READY], views[Stage.CAPTURED]
-        (
-            self._sequence,
-            self._outcome,
-            self._reason,
-            self._infer_gpu,
-            self._draw_gpu,
-            *self._size_views,
-            self._label,
-        ) = views[_N_STAGES:]
+        facts = views[_N_STAGES:]
+        self._sequence, self._outcome, self._reason = facts[:3]
+        self._gpu_all = facts[3:13]
+        self._gpu_views, self._gpu_starts, self._gpu_errors = facts[3:7], facts[7:11], facts[11:13]
+        self._size_views, self._label = facts[13:19], facts[19]
         self._reasons: dict[str, int] = {"": 0}
         self._labels: dict[tuple[str, str], int] = {("", ""): 0}
         self._writer: TraceWriter | None = None
@@ -186,8 +191,8 @@ class TraceRecorder(Trace):
             self._sequence[slot] = frame.sequence
             self._outcome[slot] = 0
             self._reason[slot] = 0
-            self._infer_gpu[slot] = 0
-            self._draw_gpu[slot] = 0
+            for view in self._gpu_all:
+                view[slot] = 0
             sizes[0][slot] = width
             sizes[1][slot] = height
             sizes[2][slot] = sizes[3][slot] = sizes[4][slot] = sizes[5][slot] = 0
@@ -200,7 +205,15 @@ class TraceRecorder(Trace):
             return
         self._stamp_views[stage][row & self._mask] = at_ns
 
-    def describe(self, row: int, picture: Picture, output: Size, gpu_ns: int = 0) -> None:
+    def describe(
+        self,
+        row: int,
+        picture: Picture,
+        output: Size,
+        gpu_ns: int = 0,
+        gpu_start_ns: int = 0,
+        gpu_error_ns: int = 0,
+    ) -> None:
         if row < 0 or row >= self._next or row < self._next - self._capacity:
             return
         slot = row & self._mask
@@ -210,11 +223,22 @@ class TraceRecorder(Trace):
         sizes[3][slot] = height
         sizes[4][slot] = output[0]
         sizes[5][slot] = output[1]
-        self._infer_gpu[slot] = picture.infer_ns
-        self._draw_gpu[slot] = gpu_ns
+        self._gpu_views[_INFER][slot] = picture.infer_ns
+        self._gpu_views[_DRAW][slot] = gpu_ns
+        self._gpu_starts[_DRAW][slot] = gpu_start_ns
+        self._gpu_errors[1][slot] = gpu_error_ns
+        if picture.times is not None:
+            self._note(slot, picture.times)
         name = (picture.model, picture.backend)
         label = self._labels.get(name)
         self._label[slot] = self._label_of(name) if label is None else label
+
+    def _note(self, slot: int, times: DeviceTimes) -> None:
+        parts = ((_UPLOAD, times.upload), (_INFER, times.infer), (_DOWNLOAD, times.download))
+        for part, span in parts:
+            if span is not None:
+                self._gpu_starts[part][slot], self._gpu_views[part][slot] = span
+        self._gpu_errors[0][slot] = times.error_ns
 
     def end(self, row: int, outcome: Outcome, reason: str = "") -> None:
         """Close the row. A row ends once: a second outcome is ignored."""
@@ -315,7 +339,9 @@ class TraceRecorder(Trace):
         facts, stamps = self._facts[:, slots].copy(), self._stamps[:, slots].copy()
         recycled = min(max(self.oldest - first, 0), stop - first)
         first, facts, stamps = first + recycled, facts[:, recycled:], stamps[:, recycled:]
-        stamps = np.where(stamps == 0, MISSING, stamps - self.start_ns)
+        stamps, starts = (
+            np.where(times == 0, MISSING, times - self.start_ns) for times in (stamps, facts[7:11])
+        )
         with self._lock:
             reasons, labels = tuple(self._reasons), tuple(self._labels)
         return TraceTable(
@@ -324,10 +350,11 @@ class TraceRecorder(Trace):
             outcome=facts[1],
             reason=facts[2],
             stamps=stamps,
-            infer_gpu_ns=facts[3],
-            draw_gpu_ns=facts[4],
-            sizes=facts[5:11],
-            label=facts[11],
+            gpu_ns=facts[3:7],
+            gpu_start_ns=starts,
+            gpu_error_ns=facts[11:13],
+            sizes=facts[13:19],
+            label=facts[19],
             reasons=reasons,
             labels=labels,
             metadata=self.metadata,

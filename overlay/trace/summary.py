@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.trace import Outcome
+from overlay.trace import GpuPart, Outcome
 from overlay.trace.recorder import Counts, TraceRecorder
 from overlay.trace.table import STAGES, TraceTable
 
@@ -42,7 +42,7 @@ class Summary:
         frame_time_ms: of the times between consecutive presented frames.
         capture_to_present_ms: READY to PRESENTED, of presented frames.
         stages_ms: per stage of `table.STAGES`, of all frames that passed it.
-        infer_gpu_ms, draw_gpu_ms: device times where measured.
+        gpu_ms: "upload", "infer", "download" and "draw": device times where measured.
         one_percent_low_quantile_fps: 1000 / (99th percentile of the frame times).
         one_percent_low_mean_fps: 1000 / (mean of the frame times at or above that percentile).
         duration_s: from the first captured to the last presented frame.
@@ -57,8 +57,7 @@ class Summary:
     frame_time_ms: Percentiles
     capture_to_present_ms: Percentiles
     stages_ms: dict[str, Percentiles]
-    infer_gpu_ms: Percentiles
-    draw_gpu_ms: Percentiles
+    gpu_ms: dict[str, Percentiles]
     one_percent_low_quantile_fps: float | None
     one_percent_low_mean_fps: float | None
     duration_s: float
@@ -85,7 +84,7 @@ class Summary:
                 "mean": _rounded(self.one_percent_low_mean_fps),
             },
             "stages_ms": {name: value.to_json() for name, value in self.stages_ms.items()},
-            "gpu_ms": {"infer": self.infer_gpu_ms.to_json(), "draw": self.draw_gpu_ms.to_json()},
+            "gpu_ms": {name: value.to_json() for name, value in self.gpu_ms.items()},
             "duration_s": round(self.duration_s, 3),
             "upscalers": dict(self.upscalers),
             "rows": self.rows,
@@ -116,10 +115,9 @@ class Summary:
         yield _line("capture to present", self.capture_to_present_ms)
         for name, value in self.stages_ms.items():
             yield _line(f"  {name}", value)
-        if self.infer_gpu_ms.p50 is not None:
-            yield _line("  infer on device", self.infer_gpu_ms)
-        if self.draw_gpu_ms.p50 is not None:
-            yield _line("  draw on device", self.draw_gpu_ms)
+        for name, value in self.gpu_ms.items():
+            if value.p50 is not None:
+                yield _line(f"  {name} on device", value)
         if self.rows < c.captured and self.damage is None:
             yield f"(figures of the last {self.rows} frames)"
         if self.damage is not None:
@@ -157,8 +155,9 @@ def _summarise(table: TraceTable, counts: Counts) -> Summary:
         frame_time_ms=frame_time,
         capture_to_present_ms=percentiles(table.capture_to_present_ms()),
         stages_ms={name: percentiles(table.stage_ms(name)) for name in STAGES},
-        infer_gpu_ms=percentiles(_measured_ms(table.infer_gpu_ns)),
-        draw_gpu_ms=percentiles(_measured_ms(table.draw_gpu_ns)),
+        gpu_ms={
+            part.name.lower(): percentiles(_measured_ms(table.gpu_ns[part])) for part in GpuPart
+        },
         one_percent_low_quantile_fps=quantile,
         one_percent_low_mean_fps=mean,
         duration_s=_duration_s(table),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from overlay.trace import Outcome, Stage
+from overlay.trace import GpuPart, Outcome, Stage
 
 Column = NDArray[np.int64]
 Millis = NDArray[np.float64]
@@ -44,8 +44,10 @@ class TraceTable:
         outcome: int64, (n,); values of `Outcome`.
         reason: int64, (n,); index into `reasons`, where 0 is "".
         stamps: int64, (8, n), indexed by `Stage`; ns since the trace started, or `MISSING`.
-        infer_gpu_ns, draw_gpu_ns: int64, (n,); device time of the inference, and of upload and
-            drawing; 0 where not measured.
+        gpu_ns: int64, (4, n), indexed by `GpuPart`; device times, 0 where not measured.
+        gpu_start_ns: int64, (4, n); when they began, ns since the trace started, or `MISSING`.
+        gpu_error_ns: int64, (2, n); how far the starts may be off: of upload, inference and
+            download, all by the same; and of drawing.
         sizes: int64, (6, n); width and height in pixels of the captured frame, of the
             upscaler's result and of the picture on screen; 0 where there was none.
         label: int64, (n,); index into `labels`, where 0 is ("", "").
@@ -60,8 +62,9 @@ class TraceTable:
     outcome: Column
     reason: Column
     stamps: Column
-    infer_gpu_ns: Column
-    draw_gpu_ns: Column
+    gpu_ns: Column
+    gpu_start_ns: Column
+    gpu_error_ns: Column
     sizes: Column
     label: Column
     reasons: tuple[str, ...] = ("",)
@@ -71,6 +74,23 @@ class TraceTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def infer_gpu_ns(self) -> Column:
+        """Device time of the inference: int64, (n,); 0 where not measured."""
+        column: Column = self.gpu_ns[GpuPart.INFER]
+        return column
+
+    @property
+    def draw_gpu_ns(self) -> Column:
+        """Device time of drawing: int64, (n,); 0 where not measured."""
+        column: Column = self.gpu_ns[GpuPart.DRAW]
+        return column
+
+    def error_ns(self, part: GpuPart) -> Column:
+        """How far the starts of a part may be off: int64, (n,); 0 where there is no start."""
+        column: Column = self.gpu_error_ns[int(part == GpuPart.DRAW)]
+        return column
 
     def count(self, outcome: Outcome) -> int:
         """Count the rows that ended as `outcome`."""

@@ -308,6 +308,91 @@ def test_two_frames_in_one_stage_get_two_tracks(frames) -> None:
     assert "infer 2" in names
 
 
+def slices_of(table: TraceTable, category: str = "gpu") -> dict[str, list[dict]]:
+    """X events by the name of their track, checked."""
+    document = json.loads(convert.chrome_from_trace(table))
+    assert check_trace_events(document) == []
+    events = document["traceEvents"]
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    found: dict[str, list[dict]] = {}
+    for event in events:
+        if event["ph"] == "X" and event["cat"] == category:
+            found.setdefault(names[event["tid"]], []).append(event)
+    return found
+
+
+def overlap_us(a: dict, b: dict) -> float:
+    return min(a["ts"] + a["dur"], b["ts"] + b["dur"]) - max(a["ts"], b["ts"])
+
+
+def test_perfetto_shows_how_neighbours_overlap_on_the_gpu(frames) -> None:
+    recorder = TraceRecorder()
+    for number in range(6):  # every 3 ms, each 0.5 + 3 + 1 ms long
+        at = recorder.start_ns + number * 3 * MS
+        drawn = (MS // 4, at + 5 * MS, 11_000)
+        frames.present(recorder, number, at, [0.1] * 7, frames.times(at + MS // 5), drawn)
+    tracks = slices_of(recorder.table())
+    assert set(tracks) == {"GPU copy", "GPU compute", "GPU download", "GPU draw"}
+    copy, compute, download, draw = (
+        tracks[name] for name in ("GPU copy", "GPU compute", "GPU download", "GPU draw")
+    )
+    assert len(copy) == len(compute) == len(download) == len(draw) == 6
+    assert [e["args"]["frame"] for e in compute] == list(range(6))
+    for this, following in zip(range(5), range(1, 6), strict=True):
+        assert overlap_us(compute[this], copy[following]) == pytest.approx(500)
+        assert overlap_us(compute[following], download[this]) == pytest.approx(1000)
+        assert overlap_us(copy[this], compute[this]) == pytest.approx(0, abs=1e-6)
+    assert (copy[2]["ts"], copy[2]["dur"]) == (pytest.approx(6200), pytest.approx(500))
+    assert {e["args"]["error_us"] for e in (*copy, *compute, *download)} == {7}
+    assert {e["args"]["error_us"] for e in draw} == {11}
+    assert "frame" not in draw[0]["args"]  # it is of an earlier one
+
+
+def test_perfetto_ties_the_gpu_into_the_arrow_of_its_frame(frames) -> None:
+    recorder = TraceRecorder()
+    at = recorder.start_ns
+    frames.present(recorder, 0, at, [1, 1, 6, 1, 1, 1, 1], frames.times(at + 3 * MS))
+    document = json.loads(convert.chrome_from_trace(recorder.table()))
+    assert check_trace_events(document) == []
+    arrow = [e["ts"] for e in document["traceEvents"] if e.get("cat") == "frame"]
+    assert len(arrow) == 7 + 3
+    assert arrow == sorted(arrow)
+
+
+def test_back_to_back_work_is_on_one_track_within_the_error(frames) -> None:
+    recorder = TraceRecorder()
+    for number, late_us in enumerate([0, -13, 0, -9, 2, -60]):  # in doubt by 7 us each
+        at = recorder.start_ns + number * 3 * MS + late_us * 1000
+        frames.present(recorder, number, at, [0.1] * 7, frames.times(at))
+    tracks = slices_of(recorder.table())
+    assert len(tracks["GPU compute"]) == 5
+    assert len(tracks["GPU compute 2"]) == 1  # 60 us are no error
+    assert {e["dur"] for e in tracks["GPU compute"]} == {3000}
+    for before, after in zip(tracks["GPU compute"], tracks["GPU compute"][1:], strict=False):
+        assert after["ts"] >= before["ts"] + before["dur"]
+
+
+def test_a_drawing_known_to_several_frames_is_one_slice(frames) -> None:
+    recorder = TraceRecorder()
+    for number in range(4):
+        at = recorder.start_ns + number * 20 * MS
+        drawn = (MS, recorder.start_ns + number // 2 * 40 * MS, 10)
+        frames.present(recorder, number, at, [1] * 7, None, drawn)
+    assert [e["ts"] for e in slices_of(recorder.table())["GPU draw"]] == [0, 40_000]
+
+
+def test_durations_without_starts_are_counters(frames) -> None:
+    recorder = TraceRecorder()
+    at = recorder.start_ns
+    frames.present(recorder, 0, at, [1] * 7)
+    frames.present(recorder, 1, at + 20 * MS, [1] * 7, frames.times(at + 22 * MS), (5, at, 1))
+    table = recorder.table()
+    events = json.loads(convert.chrome_from_trace(table))["traceEvents"]
+    counters = {e["name"]: e["args"]["ms"] for e in events if "on device" in e["name"]}
+    assert counters == {"infer on device ms": 3, "draw on device ms": 0.5}
+    assert len(slices_of(table)["GPU compute"]) == 1
+
+
 # -- all ----------------------------------------------------------------------------------------
 
 

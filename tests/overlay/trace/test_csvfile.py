@@ -20,6 +20,7 @@ from overlay.frame import Size
 from overlay.trace import Outcome
 from overlay.trace.csvfile import COLUMNS, read_trace, write_trace
 from overlay.trace.recorder import TraceRecorder
+from overlay.trace.table import MISSING
 
 MS = 1_000_000
 
@@ -33,19 +34,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def trace(tmp_path: Path, frames) -> Path:
     path = tmp_path / "t.csv"
     with TraceRecorder(path, {"application": "overlay", "vsync": True}) as recorder:
-        frames.fill(recorder, 200)
+        frames.fill(recorder, 200, gpu=True)
     return path
 
 
 def same(a, b) -> bool:
-    columns = ("ids", "sequence", "outcome", "stamps", "infer_gpu_ns", "draw_gpu_ns", "sizes")
+    columns = ("ids", "sequence", "outcome", "stamps", "sizes")
+    columns += ("gpu_ns", "gpu_start_ns", "gpu_error_ns")
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in columns)
 
 
 def test_reads_back_what_was_recorded(tmp_path: Path, frames) -> None:
     path = tmp_path / "t.csv"
     with TraceRecorder(path, {"application": "overlay", "vsync": True}) as recorder:
-        frames.fill(recorder, 300)
+        frames.fill(recorder, 300, gpu=True)
         recorder.begin(frames.frame(300, recorder.start_ns + 10**10))
         recorder.close()
         wanted = recorder.table()
@@ -53,11 +55,53 @@ def test_reads_back_what_was_recorded(tmp_path: Path, frames) -> None:
     assert table.damage is None
     assert len(table) == 301  # one row a captured frame, the unfinished one too
     assert same(table, wanted)
+    assert (table.gpu_start_ns[:, table.presented()] != MISSING).any(axis=1).all()
     assert [table.reasons[i] for i in table.reason] == [wanted.reasons[i] for i in wanted.reason]
     assert [table.labels[i] for i in table.label] == [wanted.labels[i] for i in wanted.label]
     assert table.metadata == recorder.metadata
     assert table.metadata["vsync"] is True
     assert abs(int(table.metadata["started_unix_ns"]) / 1e9 - time.time()) < 60
+
+
+FIRST_FORMAT = b"""\
+# overlay-trace 1 {"version": "0.1.0", "started_unix_ns": 1700000000000000000}
+id,source_sequence,outcome,reason,ready_ms,captured_ms,submitted_ms,inferred_ms,presenting_ms,\
+uploaded_ms,drawn_ms,presented_ms,capture_duration_ms,wait_duration_ms,infer_duration_ms,\
+queue_duration_ms,upload_duration_ms,draw_duration_ms,swap_duration_ms,capture_to_present_ms,\
+infer_gpu_ms,draw_gpu_ms,source_width,source_height,result_width,result_height,output_width,\
+output_height,model,backend
+0,41,presented,,5.000000,6.000000,8.000000,11.000000,15.000000,20.000000,26.000000,33.000000,\
+1.000000,2.000000,3.000000,4.000000,5.000000,6.000000,7.000000,28.000000,\
+3.000000,0.500000,480,270,960,540,1920,1080,default-x2,openvino
+1,42,superseded,infer slot,7.000000,7.500000,,,,,,,0.500000,,,,,,,,,,480,270,,,,,,
+# end {"rows": 2}
+"""
+
+
+def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(FIRST_FORMAT)
+    table = read_trace(path)
+    assert table.damage is None
+    assert table.gpu_ns.T.tolist() == [[0, 3 * MS, 0, MS // 2], [0, 0, 0, 0]]
+    assert (table.gpu_start_ns == MISSING).all()
+    assert not table.gpu_error_ns.any()
+    assert table.sizes[:, 0].tolist() == [480, 270, 960, 540, 1920, 1080]
+    assert table.labels[table.label[0]] == ("default-x2", "openvino")
+    write_trace(table, path)
+    assert path.read_bytes().startswith(b"# overlay-trace 2 ")
+    assert same(read_trace(path), table)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"trace 1", b"trace 2"), (b"trace 2", b"trace 1")])
+def test_a_file_with_the_columns_of_another_format_is_damaged(
+    trace: Path, old: bytes, new: bytes
+) -> None:
+    if new == b"trace 2":
+        trace.write_bytes(FIRST_FORMAT)
+    trace.write_bytes(trace.read_bytes().replace(old, new, 1))
+    table = read_trace(trace)
+    assert (len(table), "column names" in (table.damage or "")) == (0, True)
 
 
 def test_any_csv_reader_can_read_it(trace: Path) -> None:
@@ -274,7 +318,8 @@ def test_windows_line_ends_are_fine(trace: Path) -> None:
         (b"\x00" * 100_000, "is not an overlay trace"),
         (b"fps,frametime\n60,16\n", "is not an overlay trace"),
         (b"# overlay-trace x {}\n", "is not an overlay trace"),
-        (b"# overlay-trace 2 {}\n", "is a trace of format 2, this program reads 1"),
+        (b"# overlay-trace 3 {}\n", "is a trace of format 3, this program reads 1 to 2"),
+        (b"# overlay-trace 0 {}\n", "is a trace of format 0, this program reads 1 to 2"),
         (b"# overlay-trace 1 " + b"[" * 60_000, "its first line is damaged"),
         (b"# overlay-trace 1 [1]\n", "its first line is damaged"),
         (b"# overlay-trace 1 " + b"9" * 60_000 + b"\n", "its first line is damaged"),

@@ -119,6 +119,6 @@ def test_png_without_matplotlib_says_how_to_get_it(
     recorder: TraceRecorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(BackendUnavailable, match=r'pip install "sr-overlay\[plot\]"'):
+    with pytest.raises(BackendUnavailable, match=r'pip install "\.\[plot\]"'):
         plot_png(recorder.table(), tmp_path / "t.png")
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from overlay.frame import Size
-from overlay.trace import Outcome, Stage, Trace
+from overlay.trace import GpuPart, Outcome, Stage, Trace
 from overlay.trace.recorder import NullTrace, TraceRecorder
 from overlay.trace.table import MISSING
 
@@ -50,10 +50,27 @@ def test_a_row_holds_what_was_recorded(frames) -> None:
     assert [float(table.stage_ms(name)[0]) for name in ("capture", "infer", "swap")] == [1, 3, 7]
 
 
+def test_a_row_holds_the_times_of_the_device(frames) -> None:
+    recorder = TraceRecorder()
+    start = recorder.start_ns
+    times = frames.times(start + 9 * MS, download=False)
+    frames.present(recorder, 0, start + 5 * MS, [1] * 7, times, (40, start + 70, 3))
+    frames.present(recorder, 1, start + 25 * MS, [1] * 7)
+    table = recorder.table()
+    assert table.gpu_ns[:, 0].tolist() == [MS // 2, 3 * MS, 0, 40]
+    assert table.gpu_start_ns[:, 0].tolist() == [9 * MS, 9 * MS + MS // 2, MISSING, 70]
+    assert table.gpu_error_ns[:, 0].tolist() == [7000, 3]
+    assert [int(table.error_ns(part)[0]) for part in GpuPart] == [7000, 7000, 7000, 3]
+    assert table.gpu_ns[:, 1].tolist() == [0, 3 * MS, 0, MS // 2]
+    assert (table.gpu_start_ns[:, 1] == MISSING).all()
+    assert table.gpu_error_ns[:, 1].tolist() == [0, 0]
+
+
 def test_a_recycled_row_keeps_nothing_of_the_old_one(frames) -> None:
     recorder = TraceRecorder(capacity=4)
     for i in range(4):
-        frames.present(recorder, i, recorder.start_ns + MS, [1] * 7)
+        times = frames.times(recorder.start_ns + MS)
+        frames.present(recorder, i, recorder.start_ns + MS, [1] * 7, times, (1, 2, 3))
     row = recorder.begin(frames.frame(9, recorder.start_ns + 2 * MS))
     table = recorder.table(row)
     assert table.ids.tolist() == [4]
@@ -61,7 +78,10 @@ def test_a_recycled_row_keeps_nothing_of_the_old_one(frames) -> None:
     assert (table.stamps[2:, 0] == MISSING).all()
     assert table.sizes[2:, 0].tolist() == [0, 0, 0, 0]
     assert table.labels[table.label[0]] == ("", "")
-    assert (table.infer_gpu_ns[0], table.draw_gpu_ns[0], table.reason[0]) == (0, 0, 0)
+    assert not table.gpu_ns.any()
+    assert not table.gpu_error_ns.any()
+    assert (table.gpu_start_ns == MISSING).all()
+    assert table.reason[0] == 0
 
 
 def test_rows_that_left_the_ring_are_ignored(frames) -> None:
@@ -246,14 +266,14 @@ def test_threads_lose_no_frame(tmp_path: Path, frames) -> None:
 def test_memory_is_flat_and_cost_is_small(frames) -> None:
     recorder = TraceRecorder()
     source = frames.frame(0, recorder.start_ns)
-    shown = frames.picture(source)
+    shown = frames.picture(source, times=frames.times(recorder.start_ns))
 
     def run(n: int) -> None:
         for i in range(n):
             row = recorder.begin(source)
             for stage in list(Stage)[2:]:
                 recorder.stamp(row, stage, recorder.start_ns + i)
-            recorder.describe(row, shown, Size(1920, 1080), i)
+            recorder.describe(row, shown, Size(1920, 1080), i, i, i)
             recorder.end(row, Outcome.PRESENTED)
 
     def resident_kib() -> int:
