@@ -355,7 +355,7 @@ class RecordingCuda(Cuda):
 
     @_call()
     def elapsed_ms(self, start: Event, end: Event) -> float:
-        """Count the work that ran between the two, `WORK_MS` each."""
+        """Count the work that ran between the two, `late.WORK_MS` each."""
         for event in (start, end):
             self._known(event)
             if not self._timed[event.handle]:
