@@ -258,3 +258,18 @@ def test_freed_in_the_opposite_order_also_after_an_error(
     cuda.close()
     assert freed == made[::-1]
     assert "OpenGL buffer 2" in caplog.text
+
+
+def test_the_device_is_idle_before_anything_is_freed(
+    cuda: Cuda, simulated: SimulatedPycuda
+) -> None:
+    done: list[str] = []
+    context, free = simulated.modules()["pycuda.driver"].Context, simulated.objects.free
+    context.synchronize = lambda: done.append("synchronize")
+    simulated.objects.free = lambda number: (done.append("free"), free(number))[0]  # type: ignore[method-assign]
+    buffer = cuda.buffer(100, "buffer")
+    cuda.buffer(100, "another")
+    cuda.free(buffer)
+    assert done == ["synchronize", "free"]
+    cuda.close()
+    assert done == ["synchronize", "free"] * 2
