@@ -143,7 +143,7 @@ class TorchProgram(Program):
         self._upscale = self._function()
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._streams: dict[int, torch.cuda.Stream] = {}
-        self._pool = torch.cuda.MemPool() if self._on_gpu else None
+        self._pool: torch.cuda.MemPool | None = None
         if self._on_gpu:
             torch.cuda.synchronize()  # the weights are there; our streams do not wait for that
 
@@ -157,9 +157,15 @@ class TorchProgram(Program):
         return function
 
     def prepare(self, cuda: Cuda, size: Size, stream: Stream) -> None:
-        """Forget the buffers of an earlier size."""
+        """Forget the buffers, the memory and the kernels of an earlier size."""
         self._views.clear()
         self._size = size
+        if self._compiled:
+            torch.compiler.reset()  # it keeps eight sizes, then compiles no more
+        if self._on_gpu:
+            self._pool = None
+            torch.cuda.empty_cache()
+            self._pool = torch.cuda.MemPool()
 
     def enqueue(
         self, slot: int, source: DeviceBuffer, target: DeviceBuffer, stream: Stream
@@ -194,7 +200,7 @@ class TorchProgram(Program):
     @contextmanager
     def _in_stream(self, stream: Stream) -> Iterator[None]:
         """Run in a stream of ours, with memory of our own and the quickest of cuDNN's ways."""
-        assert self._pool is not None, "it is there on a GPU"
+        assert self._pool is not None, "prepare makes it"
         outside = self._streams.get(stream.handle)
         if outside is None:
             outside = torch.cuda.ExternalStream(stream.handle)  # type: ignore[no-untyped-call]

@@ -215,6 +215,7 @@ def test_a_failure_of_pytorch_s_gives_up_its_frame_only(monkeypatch: pytest.Monk
 
 class TestTorch(Contract):
     kind = "luma"
+    left_behind = 30_000  # PyTorch keeps small objects of its own
 
     @pytest.fixture
     def upscaler(self, late: None) -> Iterator[Upscaler]:
