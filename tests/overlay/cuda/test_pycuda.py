@@ -265,8 +265,13 @@ def test_the_device_is_idle_before_anything_is_freed(
 ) -> None:
     done: list[str] = []
     context, free = simulated.modules()["pycuda.driver"].Context, simulated.objects.free
+
+    def record(number: int) -> None:
+        done.append("free")
+        free(number)
+
     context.synchronize = lambda: done.append("synchronize")
-    simulated.objects.free = lambda number: (done.append("free"), free(number))[0]  # type: ignore[method-assign]
+    simulated.objects.free = record  # type: ignore[method-assign]
     buffer = cuda.buffer(100, "buffer")
     cuda.buffer(100, "another")
     cuda.free(buffer)
