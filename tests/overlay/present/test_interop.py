@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +19,7 @@ from overlay.present.interop import Interop
 from overlay.present.offscreen import OffscreenPresenter, open_context
 from overlay.present.renderer import Renderer
 from overlay.present.texture import Texture
+from tests.hostprogram import enlarged, host_upscaler
 
 HUD = HudView(((Span("60 fps"),),))
 SOURCE, SURFACE = Size(64, 48), Size(128, 96)
@@ -323,6 +325,50 @@ def test_each_step_left_out_is_noticed(made_renderer, draws, cuda, race, seed):
 
     with pytest.raises(Race, match=race):
         play()
+
+
+def run_upscaler(cuda: MesaCuda, renderer: Renderer, frames: int) -> set[int]:
+    """Submit, poll and draw as the pipeline does; gives the frames that were shown wrongly."""
+    wrong = set()
+    upscaler = host_upscaler(cuda, download=False)
+    upscaler.warm_up(SOURCE)
+    waiting: deque[Picture] = deque()
+    for number in range(frames):
+        pixels = noise((48, 64, 4), number)
+        upscaler.submit(Frame(pixels, number, 0, 0, Region(0, 0, *SOURCE)))
+        while upscaler.in_flight == upscaler.slots:
+            picture = upscaler.poll(0)
+            waiting += [picture] if picture is not None else []
+        if len(waiting) > 1:
+            picture = waiting.popleft()
+            renderer.draw(picture, None)
+            shown = renderer.read()[..., :3]
+            if (shown != enlarged(picture.frame.pixels)[..., :3]).any():
+                wrong.add(picture.frame.sequence)
+    renderer.close()
+    upscaler.close()
+    return wrong
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_the_upscaler_every_frame_is_right(made_renderer, draws, seed):
+    with MesaCuda(seed) as cuda:
+        assert not run_upscaler(cuda, made_renderer(), 30)
+        assert len(draws) > 25
+        assert cuda.calls["download"] == 0
+    assert not cuda.complaints
+    waits = {(stream, event.split()[0]) for stream, event in cuda.waits}
+    assert {("present", "inferred"), ("compute", "released")} <= waits
+
+
+def test_with_the_upscaler_a_slot_that_is_not_waited_for_is_noticed(made_renderer, draws):
+    """The wait for `inferred` is none in practice: the picture was seen to be done."""
+    for slot in range(3):
+        with (
+            MesaCuda(drop=("compute", f"released {slot}")) as cuda,
+            pytest.raises(Race, match="nothing lets it wait"),
+        ):
+            run_upscaler(cuda, made_renderer(), 30)
 
 
 # Where it cannot be ------------------------------------------------------------------------
