@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from engines import load, zoo
-from engines.errors import EngineError, WeightsMissing
+from engines.errors import BuilderMissing, EngineError, WeightsMissing
 from engines.load import Loaded, Located
 from overlay.cuda import Cuda, DeviceBuffer, Stream, open_cuda
 from overlay.cuda.recording import RecordingCuda
@@ -35,10 +35,10 @@ MODELS = ("default-x2", "default-x3", "default-x4", "realesr-animevideov3-x4")
 
 
 def read(model: str) -> Loaded:
-    """Read a model; random weights where its own are not on this machine."""
+    """Read a model; random weights where its own, or what reads them, are not on this machine."""
     try:
         return load.read(load.locate(model))
-    except WeightsMissing:
+    except (WeightsMissing, BuilderMissing):
         return load.random_weights(zoo.spec(model))
 
 
