@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engines.fast.kernels import Tile
     from engines.fast.rrdb import FastRrdb
 
-Form = Literal["epilogue", "folded", "split", "direct"]
+Form = Literal["epilogue", "folded", "split", "direct", "stacked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ FORMS: dict[Form, Step] = {
         "our own convolution, which reads and writes in place and does all that follows",
         ("compact", "rrdb"),
     ),
+    "stacked": Step(
+        "both: our own convolution, of each picture once for all that read it", ("rrdb",)
+    ),
 }  # fmt: skip
 
 
@@ -76,13 +79,13 @@ def faster(
     from engines.fast.compact import FastCompact
     from engines.fast.rrdb import FastRrdb
 
-    engine: Literal["triton", "library"] = "triton" if form == "direct" else "library"
+    engine: Literal["triton", "library"] = "triton" if form in ("direct", "stacked") else "library"
     quick: FastCompact | FastRrdb
     if isinstance(net, Compact) and "compact" in FORMS[form].architectures:
         quick = FastCompact(net, engine, tile)
     elif isinstance(net, Rrdb):
         quick = FastRrdb(
-            net, engine, split=form == "split", fold=form != "epilogue", tile=tile
+            net, engine, split=form in ("split", "stacked"), fold=form != "epilogue", tile=tile
         )  # fmt: skip
     else:
         raise ValueError(f"{type(net).__name__} has no form {form!r}")

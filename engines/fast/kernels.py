@@ -264,6 +264,56 @@ def finish(
     return out.copy_(y)
 
 
+def can_grow(x: Tensor, engine: Engine) -> bool:
+    """Whether `grow` can take this picture."""
+    return engine == "triton" and _runs_triton(x)
+
+
+def grow(
+    kernel: Tensor,
+    x: Tensor,
+    sums: Tensor,
+    start: int,
+    bias: Tensor,
+    slope: Tensor,
+    out: Tensor,
+    *,
+    skips: Sequence[Tensor] = (),
+    skip_scale: float = 1.0,
+    tile: Tile | None = None,
+) -> None:
+    """Convolve a picture at once for all convolutions that read it, in Triton.
+
+    Args:
+        kernel: packed, [9 * C, outputs]; the outputs are those of the next convolution, then
+            those of the ones after it.
+        x: [N, H, W, C]; may be a slice of a picture's channels.
+        sums: [N, H, W, width], dense; what earlier pictures gave to columns from `start` on is
+            added, unless `start` is 0; what is not complete yet is kept there.
+        bias: of the outputs that are complete with this picture, the first ones.
+        slope: as `bias`.
+        out: for the complete ones; strides and skips as in `convolve`.
+    """
+    number, height, width, channels = x.shape
+    outputs, made = kernel.shape[1], bias.shape[0]
+    most = 1 << (outputs.bit_length() - 1)
+    rest = outputs - most
+    if rest & (rest - 1) or 0 < rest < 16:
+        raise ValueError(f"{outputs} outputs: expected the sum of at most two powers of two")
+    if not sums.is_contiguous() or x.stride(3) != 1 or x.stride(1) != width * x.stride(2):
+        raise ValueError("sums must be dense, and the lines of x without gaps")
+    first = skips[0] if skips else out
+    second = skips[1] if len(skips) > 1 else first
+    tile = tile or Tile(128, 8, 3)
+    _triton().grow[(-(-number * height * width // tile.pixels),)](
+        x, kernel, sums, bias, slope, first, second, out,
+        number * height, height, width, start, out.stride(1), out.stride(2), skip_scale,
+        X_CHANNELS=channels, X_PITCH=x.stride(2), MADE=made, WIDTH=sums.shape[-1],
+        SKIPS=len(skips), HAS_SUMS=start > 0, PIXELS=tile.pixels, MOST=most, REST=rest,
+        INPUTS=_step(channels, 0), num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
 def convolve_to_bgra(
     conv: Conv,
     x: Tensor,

@@ -24,8 +24,8 @@ class FastRrdb(nn.Module):
     Args:
         net: its weights are copied.
         engine: who multiplies; see `engines.fast.kernels.Engine`.
-        split: for "library": each picture is convolved once for all later convolutions of its
-            block, whose sums are then added up, instead of concatenating pictures.
+        split: each picture of a dense block is convolved once for all later convolutions, whose
+            sums are then added up, instead of being read again by each.
         fold: whether "repeat the pixels, convolve" becomes four 2x2 convolutions.
         tile: for "triton".
     """
@@ -180,8 +180,8 @@ class DenseConvs(nn.Module):
 class SplitConvs(nn.Module):
     """A dense block by its inputs: each is convolved once, for all convolutions that read it.
 
-    conv(cat(a, b)) = conv_a(a) + conv_b(b). The convolutions have 64 to 192 outputs instead of
-    32, which tensor cores like better, and the sums of up to five of them are added afterwards.
+    conv(cat(a, b)) = conv_a(a) + conv_b(b). Instead of 32 outputs at a time 64 to 192 are
+    computed from each patch that was loaded; the sums of up to five pictures are added up.
     """
 
     def __init__(self, block: DenseBlock) -> None:
@@ -190,15 +190,18 @@ class SplitConvs(nn.Module):
         self.features, self.growth = block.conv5.weight.shape[0], block.conv1.weight.shape[0]
         self.grown = 4 * self.growth
         start = 0
-        for index in range(5):
+        for index, conv in enumerate(convs):
             end = self.features + index * self.growth
-            parts = [conv.weight[:, start:end] for conv in convs[index:]]
-            kernel = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-            self.register_buffer(f"kernel{index}", kernel)
-            bias, slope = convs[index].bias, _SLOPE if index < 4 else 1.0
+            kernel = torch.cat([later.weight[:, start:end] for later in convs[index:]])
+            packed = kernel.permute(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+            layout = kernel.contiguous(memory_format=torch.channels_last)
+            self.register_buffer(f"kernel{index}", layout)
+            self.register_buffer(f"weight{index}", packed.contiguous())
+            bias = conv.bias
             assert bias is not None
             self.register_buffer(f"bias{index}", bias.detach().clone())
-            self.register_buffer(f"slope{index}", torch.full_like(bias, slope))
+            slope = torch.full_like(bias, _SLOPE if index < 4 else 1.0)
+            self.register_buffer(f"slope{index}", slope)
             start = end
 
     def forward(
@@ -210,7 +213,13 @@ class SplitConvs(nn.Module):
         engine: Engine,
         tile: Tile | None,
     ) -> Tensor:
-        """Refine `x` into `out`; as `DenseConvs`, but `growth` is not needed."""
+        """Refine `x` into `out`, [N, H, W, features]; `skips` are added after the block's own."""
+        run = self._ours if kernels.can_grow(x, engine) else self._library
+        return run(x, out, growth, (x, *skips), tile)
+
+    def _library(
+        self, x: Tensor, out: Tensor, growth: Tensor, skips: tuple[Tensor, ...], tile: Tile | None
+    ) -> Tensor:
         y, total = x, x
         for index in range(5):
             kernel = self.get_buffer(f"kernel{index}")
@@ -222,9 +231,25 @@ class SplitConvs(nn.Module):
                 total[..., :made], self.get_buffer(f"bias{index}"),
                 self.get_buffer(f"slope{index}"),
                 out if index == 4 else out.new_empty((*out.shape[:3], made)),
-                skips=(x, *skips) if index == 4 else (), skip_scale=_SKIP_SCALE,
+                skips=skips if index == 4 else (), skip_scale=_SKIP_SCALE,
             )  # fmt: skip
-        return y
+        return out
+
+    def _ours(
+        self, x: Tensor, out: Tensor, growth: Tensor, skips: tuple[Tensor, ...], tile: Tile | None
+    ) -> Tensor:
+        sums = x.new_empty((*x.shape[:3], self.grown + self.features))
+        y = x
+        for index in range(5):
+            start = index * self.growth
+            target = growth[..., start : start + self.growth] if index < 4 else out
+            kernels.grow(
+                self.get_buffer(f"weight{index}"), y, sums, start,
+                self.get_buffer(f"bias{index}"), self.get_buffer(f"slope{index}"), target,
+                skips=skips if index == 4 else (), skip_scale=_SKIP_SCALE, tile=tile,
+            )  # fmt: skip
+            y = target
+        return out
 
 
 def _dense(block: nn.Module, split: bool) -> nn.Module:

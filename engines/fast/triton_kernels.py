@@ -86,6 +86,82 @@ def convolve(
 
 
 @triton.jit
+def _store_grown(
+    y, sums, bias, slope, first, second, out, pixel, rows, width, start, column,
+    out_row, out_column, skip_scale,
+    MADE: tl.constexpr, WIDTH: tl.constexpr, HAS_SUMS: tl.constexpr, SKIPS: tl.constexpr,
+):  # fmt: skip
+    """Finish some columns of `grow`: those before MADE are complete, the others are kept."""
+    row = pixel // width
+    there = (row < rows)[:, None]
+    place = pixel[:, None] * WIDTH + (start + column)[None, :]
+    if HAS_SUMS:
+        y += tl.load(sums + place, mask=there, other=0.0).to(tl.float32)
+    complete = (column < MADE)[None, :]
+    tl.store(sums + place, y.to(sums.dtype.element_ty), mask=there & (column >= MADE)[None, :])
+    made = there & complete
+    n = tl.minimum(column, MADE - 1)
+    y += tl.load(bias + n)[None, :].to(tl.float32)
+    y = tl.where(y >= 0, y, y * tl.load(slope + n)[None, :].to(tl.float32))
+    same = pixel[:, None] * MADE + n[None, :]
+    if SKIPS >= 1:
+        y = y * skip_scale + tl.load(first + same, mask=made, other=0.0).to(tl.float32)
+    if SKIPS >= 2:
+        y = y * skip_scale + tl.load(second + same, mask=made, other=0.0).to(tl.float32)
+    target = (row * out_row + (pixel % width) * out_column)[:, None] + n[None, :]
+    tl.store(out + target, y.to(out.dtype.element_ty), mask=made)
+
+
+@triton.jit
+def grow(
+    x, weight, sums, bias, slope, first, second, out,
+    rows, height, width, start, out_row, out_column, skip_scale,
+    X_CHANNELS: tl.constexpr, X_PITCH: tl.constexpr, MADE: tl.constexpr, WIDTH: tl.constexpr,
+    SKIPS: tl.constexpr, HAS_SUMS: tl.constexpr,
+    PIXELS: tl.constexpr, MOST: tl.constexpr, REST: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """Convolve one picture for all convolutions that read it: MOST + REST outputs.
+
+    A patch is loaded once for all of them. `sums` is [pixels, WIDTH]: columns from `start` on
+    are this picture's outputs; what earlier pictures gave is added (HAS_SUMS). The first MADE
+    are complete then: bias, slope and skips as in `convolve`, and stored in `out`.
+    """
+    STEPS: tl.constexpr = X_CHANNELS // INPUTS
+    OUTPUTS: tl.constexpr = MOST + REST
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row = pixel // width
+    line = row % height
+    column = pixel % width
+    k = tl.arange(0, INPUTS)
+    n = tl.arange(0, MOST)
+    total = tl.zeros((PIXELS, MOST), tl.float32)
+    if REST:
+        m = MOST + tl.arange(0, REST)
+        others = tl.zeros((PIXELS, REST), tl.float32)
+    for step in range(0, 9 * STEPS):
+        tap = step // STEPS
+        down = tap // 3 - 1
+        right = tap % 3 - 1
+        inside = (row < rows) & (line + down >= 0) & (line + down < height)
+        inside = inside & (column + right >= 0) & (column + right < width)
+        place = (pixel + down * width + right) * X_PITCH + (step % STEPS) * INPUTS
+        a = tl.load(x + place[:, None] + k[None, :], mask=inside[:, None], other=0.0)
+        kernel = weight + (step * INPUTS + k[:, None]) * OUTPUTS
+        total = tl.dot(a, tl.load(kernel + n[None, :]), total, input_precision="ieee")
+        if REST:
+            others = tl.dot(a, tl.load(kernel + m[None, :]), others, input_precision="ieee")
+    _store_grown(
+        total, sums, bias, slope, first, second, out, pixel, rows, width, start, n,
+        out_row, out_column, skip_scale, MADE, WIDTH, HAS_SUMS, SKIPS,
+    )  # fmt: skip
+    if REST:
+        _store_grown(
+            others, sums, bias, slope, first, second, out, pixel, rows, width, start, m,
+            out_row, out_column, skip_scale, MADE, WIDTH, HAS_SUMS, SKIPS,
+        )  # fmt: skip
+
+
+@triton.jit
 def convolve_to_bgra(
     x, weight, bias, base, out, rows, height, width,
     X_CHANNELS: tl.constexpr, TAPS: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 _ROOT = Path(__file__).parents[2]
 _KEY_MODELS = ("realesrgan-x4plus", "realesr-animevideov3-x4")
 #: What is run beyond the key models and the first size.
-_FEW = ("fp32", "tf32", "fp16-cl", "graph", "direct", "direct-tuned", "onnxruntime")
+_FEW = ("fp32", "tf32", "fp16-cl", "graph", "direct", "direct-tuned", "stacked", "onnxruntime")
 #: A task may take so long, from its beginning; torch.compile takes minutes on large nets.
 _TASK_S = {"row": 60.0, "slow": 170.0, "path": 60.0, "convolutions": 120.0}
 _OTHER_S = 45.0

@@ -115,7 +115,7 @@ def _compiled(mode: str) -> Callable[[Case], Step]:
     return prepare
 
 
-def _fast(form: Form, tuned: bool = False) -> Callable[[Case], Step]:
+def _fast(form: Form, tile: Tile | None = None, tuned: bool = False) -> Callable[[Case], Step]:
     def prepare(case: Case) -> Step:
         if case.model.architecture not in FORMS[form].architectures:
             raise NotHere(f"{case.model.architecture} has no form {form!r}")
@@ -127,7 +127,7 @@ def _fast(form: Form, tuned: bool = False) -> Callable[[Case], Step]:
         if not kernels.has_triton():
             raise NotHere("Triton is not installed")
         net = copy.deepcopy(case.net).to(case.device.name)
-        quick = faster(net, form, tile=case.tile if tuned else None)
+        quick = faster(net, form, tile=case.tile if tuned else tile)
         return captured(lambda: quick(case.frame), case.device)
 
     return prepare
@@ -191,6 +191,8 @@ METHODS = {
     "split": Method("quick form 'split'", _fast("split")),
     "direct": Method("quick form 'direct'", _fast("direct")),
     "direct-tuned": Method("quick form 'direct', best tile", _fast("direct", tuned=True)),
+    "stacked": Method("quick form 'stacked'", _fast("stacked")),
+    "stacked-64": Method("quick form 'stacked', tiles of 64", _fast("stacked", Tile(64, 4, 3))),
     "onnxruntime": Method("ONNX Runtime CUDA, FP16", _onnxruntime),
     "compile": Method("torch.compile FP16", _compiled("default"), quick=False),
     "compile-graph": Method(

@@ -26,7 +26,7 @@ from tests.engines.nets import game_frame
 
 ROOT = Path(__file__).parents[2]
 COMPACT: list[Form] = ["epilogue", "direct"]
-RRDB: list[Form] = ["epilogue", "folded", "split", "direct"]
+RRDB: list[Form] = ["epilogue", "folded", "split", "direct", "stacked"]
 
 
 def lively(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -157,6 +157,7 @@ from tests.engines import test_fast as t
 assert kernels._runs_triton(torch.zeros(1))
 for net in (Compact(16, 1, 4), Compact(24, 1, 3), Rrdb(16, 16, 1, 4), Rrdb(16, 16, 1, 2)):
     t.assert_same(t.lively(net), "direct", t.picture(2, 4, 6))
+t.assert_same(t.lively(Rrdb(32, 16, 1, 4)), "stacked", t.picture(2, 4, 6))
 t.assert_same(t.lively(Rrdb(16, 16, 1, 4)), "folded", t.picture(1, 4, 6))
 print("the same")
 """

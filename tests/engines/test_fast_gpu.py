@@ -41,14 +41,14 @@ def assert_close(result: Tensor, right: Tensor, architecture: str) -> None:
     assert (result[..., 3] == 255).all()
 
 
-@pytest.mark.parametrize("form", ["epilogue", "folded", "split", "direct"])
+@pytest.mark.parametrize("form", ["epilogue", "folded", "split", "direct", "stacked"])
 @pytest.mark.parametrize(
     "name", ["realesr-animevideov3-x4", "superultracompact-x4", "realesrgan-x4plus-anime-6b"]
 )
 def test_fp16_against_fp32_on_the_cpu(name: str, form: Form) -> None:
     model = MODELS[name]
     net, _ = net_of(model)
-    if isinstance(net, Compact) and form in ("folded", "split"):
+    if isinstance(net, Compact) and form in ("folded", "split", "stacked"):
         pytest.skip(f"Compact has no form {form!r}")
     frame, _ = frame_of(74, 50)
     right = Picture(net, torch.float32)(frame)
@@ -56,11 +56,12 @@ def test_fp16_against_fp32_on_the_cpu(name: str, form: Form) -> None:
     assert_close(result, right, model.architecture)
 
 
-@pytest.mark.parametrize("form", ["epilogue", "direct"])
+@pytest.mark.parametrize("form", ["epilogue", "direct", "stacked"])
 def test_fp32_is_the_same_net(form: Form) -> None:
     """Without FP16 nothing is left but the order of additions."""
     generator = torch.Generator().manual_seed(3)
-    for net in (Compact(64, 3, 2), Rrdb(64, 32, 1, 4), Rrdb(64, 32, 1, 2)):
+    compact = [] if form == "stacked" else [Compact(64, 3, 2)]
+    for net in (*compact, Rrdb(64, 32, 1, 4), Rrdb(64, 32, 1, 2)):
         for parameter in net.parameters():
             spread = (1.5 / parameter[0].numel()) ** 0.5 if parameter.dim() == 4 else 0.1
             parameter.data = torch.randn(parameter.shape, generator=generator) * spread
