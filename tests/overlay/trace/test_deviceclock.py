@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 
 import numpy as np
@@ -155,3 +156,41 @@ def test_without_a_download_there_is_no_time_of_it() -> None:
         assert times.upload is not None
         assert 5 * S <= times.upload.start_ns <= 5 * S + MS
         assert times.error_ns <= MS // 2 + RESOLUTION_NS
+
+
+@pytest.mark.gpu
+def test_a_real_device_is_where_it_was_asked_and_seen(monkeypatch) -> None:
+    from overlay.cuda import open_cuda
+    from overlay.errors import BackendUnavailable
+
+    try:
+        opened = open_cuda()
+    except BackendUnavailable as exc:
+        pytest.skip(f"no CUDA: {exc}")
+    monkeypatch.setattr("overlay.trace.deviceclock._RENEW_MS", 20.0)
+    with opened as cuda:
+        stream = cuda.stream("copy")
+        pixels, buffer = cuda.pinned((1080, 1920, 4), "pixels"), cuda.buffer(1080 * 1920 * 4, "b")
+        marks = [cuda.event(f"mark {n}", timing=True) for n in range(3)]
+        clock = CudaClock(cuda, stream)
+        before_ns = 0
+        for _ in range(200):
+            asked_ns = time.perf_counter_ns()
+            cuda.record(marks[0], stream)
+            cuda.upload(buffer, pixels, stream)
+            cuda.record(marks[1], stream)
+            cuda.download(pixels, buffer, stream)
+            cuda.record(marks[2], stream)
+            while not cuda.done(marks[2]):
+                time.sleep(0.0001)
+            seen_ns = time.perf_counter_ns()
+            times = clock.times(asked_ns, seen_ns, (marks[0], marks[1]), (marks[1], marks[2]))
+            assert times.upload is not None
+            assert times.infer is not None
+            assert asked_ns - times.error_ns <= times.upload.start_ns
+            assert times.infer.start_ns + times.infer.duration_ns <= seen_ns + times.error_ns
+            assert times.error_ns <= (seen_ns - asked_ns) // 2 + RESOLUTION_NS
+            assert times.upload.start_ns > before_ns
+            before_ns = times.upload.start_ns
+        print(f"placed to {times.error_ns / 1000:.1f} us")  # noqa: T201 (shown by -s)
+        clock.close()
