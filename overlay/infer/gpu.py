@@ -116,6 +116,7 @@ class _Slot:
     """The memory that one frame goes through; events are named in the module's docstring.
 
     Attributes:
+        shape: of the picture.
         staging: page-locked, for frames that are not.
         enqueue: puts the program's work for this slot into the compute stream.
         frame, lease: of the frame in flight; `lease` is the host memory its picture goes to,
@@ -125,6 +126,7 @@ class _Slot:
     """
 
     index: int
+    shape: tuple[int, ...]
     input: DeviceBuffer
     output: DeviceBuffer
     staging: Pixels
@@ -238,6 +240,7 @@ class GpuUpscaler(Upscaler):
         start = time.perf_counter()
         self._size = None
         self._retire()
+        self._drafts.clear()
         try:
             self._allocate(size)
             self._program.prepare(self._cuda, size, self._compute)
@@ -256,7 +259,6 @@ class GpuUpscaler(Upscaler):
     def _allocate(self, size: Size) -> None:
         shape = (size.height * self.scale, size.width * self.scale)
         self._shape = shape if self._output == "luma" else (*shape, 4)
-        self._nothing = nothing(self._shape)
         for index in range(self._count):
             self._all.append(self._new_slot(index, (size.height, size.width, 4)))
         self._free.extend(self._all)
@@ -286,6 +288,7 @@ class GpuUpscaler(Upscaler):
         target = self._draft(self._cuda.buffer(math.prod(self._shape), f"output {index}"))
         return _Slot(
             index=index,
+            shape=self._shape,
             input=source,
             output=target,
             staging=self._draft(self._cuda.pinned(shape, f"staging {index}")),
@@ -471,18 +474,16 @@ class GpuUpscaler(Upscaler):
         assert slot.frame is not None, "submit sets it"
         times = self._times(slot, time.perf_counter_ns())
         assert times.infer is not None
-        device, pixels, lease = None, self._nothing, slot.lease
-        if lease is not None:
-            pixels = lease.buffer
-        else:
+        device, lease = None, slot.lease
+        if lease is None:
             device = DevicePicture(
-                self._cuda, slot.output, self._shape, slot.inferred, slot.released,
+                self._cuda, slot.output, slot.shape, slot.inferred, slot.released,
                 _SlotLease(slot, self._give_back),
             )  # fmt: skip
         return Picture(
             frame=slot.frame,
             kind=self._output,
-            pixels=pixels,
+            pixels=nothing(slot.shape) if lease is None else lease.buffer,
             scale=self.scale,
             model=self.model,
             backend=self.backend,

@@ -378,6 +378,35 @@ def test_pictures_on_the_device_outlive_their_size_and_their_upscaler() -> None:
         assert (cuda.device_bytes, cuda.pinned_bytes) == (0, 0)
 
 
+def test_a_size_may_change_with_pictures_on_the_device() -> None:
+    with RecordingCuda(4) as cuda, host_upscaler(cuda, download=False) as upscaler:
+        for turn in range(8):
+            upscaler.submit(frame(OTHER if turn % 2 else SMALL, seed=turn))
+            if upscaler.in_flight == 2:
+                picture = wait(upscaler)
+                expected = enlarged(picture.frame.pixels)
+                assert picture.device is not None
+                assert picture.device.shape == picture.pixels.shape == expected.shape
+                shown = cuda.array(picture.device.buffer).reshape(picture.device.shape)
+                assert np.array_equal(shown, expected)
+                del picture
+    assert cuda.complaints == []
+
+
+def test_a_size_that_fails_after_pictures_were_added_frees_each_once() -> None:
+    with RecordingCuda(4) as cuda:
+        program = HostProgram(refuses=OTHER)
+        with host_upscaler(cuda, program) as upscaler:
+            held = [finish(upscaler, frame(seed=seed)) for seed in range(8)]
+            for _ in range(2):
+                with pytest.raises(EngineMismatch):
+                    upscaler.warm_up(OTHER)
+            for picture in held:
+                check(picture)
+            check(finish(upscaler, frame()))
+        assert (cuda.device_bytes, cuda.pinned_bytes) == (0, 0)
+
+
 def test_a_presenter_that_hoards_pictures_is_told_so() -> None:
     with RecordingCuda(3) as cuda, host_upscaler(cuda, download=False) as upscaler:
         held = [finish(upscaler, frame(seed=seed)) for seed in range(5)]
