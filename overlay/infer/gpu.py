@@ -42,7 +42,6 @@ from overlay.errors import OverlayError
 from overlay.frame import (
     BufferRing,
     DevicePicture,
-    DeviceSpan,
     DeviceTimes,
     Frame,
     Lease,
@@ -52,6 +51,7 @@ from overlay.frame import (
     nothing,
 )
 from overlay.infer import Upscaler
+from overlay.trace.deviceclock import CudaClock
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +212,7 @@ class GpuUpscaler(Upscaler):
         self._copy = cuda.stream("copy")
         self._compute = cuda.stream("compute", urgent=True)
         self._download = cuda.stream("download")
+        self._clock = CudaClock(cuda, self._copy)
         self._size: Size | None = None
         self._all: list[_Slot] = []
         self._free: deque[_Slot] = deque()
@@ -495,29 +496,11 @@ class GpuUpscaler(Upscaler):
         )
 
     def _times(self, slot: _Slot, seen_ns: int) -> DeviceTimes:
-        """Read the events of a frame that was seen to be done at `seen_ns`.
-
-        It began after it was submitted, and early enough to end before it was seen: the middle
-        between the two is taken, and half of what is between them is the error.
-        """
-        begins = slot.upload_begins
-        last = slot.inferred if slot.lease is None else slot.released
-        latest_ns = seen_ns - self._between(begins, last)
-        start_ns = (slot.submitted_ns + latest_ns) // 2
-
-        def span(start: Event, end: Event) -> DeviceSpan:
-            after_ns = self._between(begins, start)
-            return DeviceSpan(start_ns + after_ns, self._between(start, end))
-
-        return DeviceTimes(
-            upload=DeviceSpan(start_ns, self._between(begins, slot.uploaded)),
-            infer=span(slot.infer_begins, slot.inferred),
-            download=None if slot.lease is None else span(slot.download_begins, slot.released),
-            error_ns=max(0, latest_ns - slot.submitted_ns) // 2,
-        )
-
-    def _between(self, start: Event, end: Event) -> int:
-        return round(self._cuda.elapsed_ms(start, end) * 1e6)
+        """Read the events of a frame that was seen to be done at `seen_ns`."""
+        infer = (slot.infer_begins, slot.inferred)
+        download = None if slot.lease is None else (slot.download_begins, slot.released)
+        upload = (slot.upload_begins, slot.uploaded)
+        return self._clock.times(slot.submitted_ns, seen_ns, upload, infer, download)
 
     @property
     def in_flight(self) -> int:
@@ -598,6 +581,7 @@ class GpuUpscaler(Upscaler):
             log.warning("%s was not freed properly: %s", self.model, exc)
         finally:
             self._program.close()
-        with suppress(CudaError):
+        with suppress(CudaError):  # the whole device was closed
+            self._clock.close()
             self._cuda.free(self._copy, self._compute, self._download)
         self._free_returned()
