@@ -300,7 +300,7 @@ def test_a_task_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     with_worker(monkeypatch, _LOOP)
     monkeypatch.setattr(gpu, "_allowed", lambda task: 0.5)
     plan = plan_of({"kind": "copies", "name": "hang"}, {"kind": "copies", "name": "one"})
-    rows = supervised(tmp_path, plan)
+    rows = supervised(tmp_path, plan, 20.0)
     assert [row["status"] for row in rows] == ["not run", "measured"]
     assert rows[0]["reason"] == "stopped after 0 s"
 
