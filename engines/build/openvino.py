@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -69,6 +70,18 @@ def library() -> Any:
     except ImportError as missing:
         raise BuilderMissing(f"OpenVINO cannot be loaded ({missing}): {INSTALL_BUILD}") from missing
     return openvino
+
+
+@cache
+def shared_core() -> ov.Core:
+    """Give the one Core of this process.
+
+    Its CPU plugin gives the thread that compiles first a stack for signals, and takes it away
+    when the Core goes. Of two Cores that end in the order in which they were made, the second
+    puts the stack of the first back, which is freed by then: the next signal (Ctrl+C, say)
+    would crash the process.
+    """
+    return library().Core()
 
 
 def cpu_options(threads: int = 0) -> dict[str, str | int]:
@@ -249,12 +262,12 @@ class OpenVinoBuilder(Builder):
             raise BuilderMissing(f"OpenVINO is not installed: {INSTALL_BUILD}") from exc
 
     def device(self, options: Options) -> dict[str, str]:
-        core = library().Core()
+        core = shared_core()
         name = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         return {"cpu": name, "isa": cpu_kind(core)}
 
     def build(self, request: Request, progress: Progress) -> Built:
-        core = library().Core()
+        core = shared_core()
         cpu = cpu_kind(core)
         report: dict[str, object] = {"isa": cpu}
         try:
@@ -301,7 +314,7 @@ class OpenVinoRunner(Runner):
         file.check_sizes(sizes, spec.id)
         self._file = file
         self._spec = spec
-        self._core = library().Core()
+        self._core = shared_core()
         self._open(sizes[0])
 
     def _open(self, size: Size) -> None:

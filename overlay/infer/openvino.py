@@ -17,7 +17,7 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 
 from engines import load
-from engines.build.openvino import EngineFile, cpu_options, first_line, tensor
+from engines.build.openvino import EngineFile, cpu_options, first_line, shared_core, tensor
 from engines.errors import BuildFailed, ModelInvalid
 from engines.spec import Engine, ModelSpec, Output
 from overlay.errors import OverlayError
@@ -72,7 +72,7 @@ class _OneRequest(Upscaler):
         self._merge = merge and output == "luma"
         self._threads = threads or available_threads()
         self.device = f"CPU, {threads_text(self._threads)}"
-        self._core = ov.Core()
+        self._core = shared_core()
         self._size: Size | None = None
         self._request: ov.InferRequest | None = None
         self._frame: Frame | None = None

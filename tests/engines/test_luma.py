@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from engines import load, zoo
 from engines.archs.luma import LumaNet, LumaPicture, TrainableLumaNet, bilinear_phases
+from engines.build.openvino import shared_core
 from engines.export import onnx_model
 
 CROPS = Path(__file__).parents[1] / "data" / "freedoom"
@@ -58,7 +58,7 @@ def in_onnxruntime(model: bytes, bgra: Bytes) -> Bytes:
 
 
 def in_openvino(model: bytes, bgra: Bytes) -> Bytes:
-    core = openvino.Core()
+    core = shared_core()
     compiled = core.compile_model(
         core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )

@@ -272,3 +272,34 @@ def test_building_is_silent_and_reports_nothing_to_anybody(tmp_path: Path) -> No
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+SIGNAL_AFTER = """
+import gc, signal, sys
+from engines import zoo
+from engines.build import openvino
+from overlay.frame import Size
+from overlay.infer import openvino as upscalers
+if sys.argv[1] == "own":
+    upscalers.shared_core = lambda: openvino.library().Core()
+first, second = (upscalers.OpenVinoUpscaler(zoo.spec(f"default-x{scale}")) for scale in (2, 3))
+for upscaler in (first, second):
+    upscaler.warm_up(Size(64, 48))
+del upscaler
+first.close()
+del first
+gc.collect()
+second.close()
+del second
+gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks")
+def test_a_signal_after_upscalers_were_closed_does_not_crash() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER, "shared"], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n")
