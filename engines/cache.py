@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +26,7 @@ from typing import Any, get_args
 import platformdirs
 from filelock import FileLock, Timeout
 
-from engines.errors import CacheError, EngineMismatch, EngineMissing
+from engines.errors import CacheBusy, CacheError, EngineMismatch, EngineMissing
 from engines.spec import Engine, Output, Precision, Size
 
 #: Version of the sidecar's fields.
@@ -34,6 +35,8 @@ FORMAT = 1
 _SIDECAR_BYTES = 1 << 20
 #: What reading a sidecar of anyone's may raise.
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+#: A draft that is younger may belong to a build that goes on.
+_BEING_WRITTEN_S = 60.0
 _SPACE = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 
 
@@ -276,7 +279,7 @@ class EngineCache:
             lock = FileLock(path, timeout=timeout_s)
             lock.acquire()
         except Timeout as exc:
-            raise CacheError(
+            raise CacheBusy(
                 f"another process is building this engine ({path}); wait for it, or end it"
             ) from exc
         except OSError as exc:
@@ -316,6 +319,30 @@ class EngineCache:
             for path in sorted(self.folder.glob("*/*"))
             if path.is_file() and path.suffix not in kept and path not in named
         ]
+
+    def sweep(self, everything: bool = False) -> int:
+        """Delete what no engine needs: leftovers, idle locks, empty folders; give bytes freed.
+
+        Args:
+            everything: the back ends' timing caches too.
+        """
+        doomed = [path for path in self.leftovers() if _age_s(path) > _BEING_WRITTEN_S]
+        if everything:
+            doomed += self.folder.glob("*.timing")
+        freed = 0
+        for path in doomed:
+            with suppress(OSError):  # gone meanwhile, or open elsewhere (Windows)
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
+        for path in self.folder.glob("*/*.lock"):
+            if not path.with_suffix(".json").exists():
+                with suppress(OSError, Timeout), FileLock(path, timeout=0):
+                    path.unlink()
+        for folder in self.folder.glob("*/"):
+            with suppress(OSError):  # engines are in it
+                folder.rmdir()
+        return freed
 
     def timing_cache(self, backend: str, version: str, device: Mapping[str, str]) -> Path:
         """Name the file in which a back end keeps what it measured on a device."""
@@ -377,6 +404,13 @@ def _digest(device: Mapping[str, str]) -> str:
     """Name a kind of device: its versions (driver) may change under it, and make it stale."""
     kind = {key: value for key, value in device.items() if key != "driver"}
     return hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _cannot_write(path: Path, error: OSError, needed: int = 0) -> CacheError:

@@ -6,17 +6,26 @@ import argparse
 import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from engines import make, zoo
+from engines import frames, load, make, zoo
 from engines.build import ALIASES, BACKENDS, Options, Progress, open_builder, options_of
 from engines.cache import Damaged, EngineCache, Entry, size_text
-from engines.errors import BuilderMissing, EngineError, EngineMissing, UsageError
+from engines.errors import (
+    BuilderMissing,
+    EngineError,
+    EngineMissing,
+    ModelInvalid,
+    UsageError,
+    WeightsMissing,
+)
 from engines.make import Job, Model, Plan, Row
 from engines.spec import Precision, Size
 from engines.table import as_table
@@ -24,6 +33,10 @@ from engines.table import as_table
 if TYPE_CHECKING:
     from engines.load import Located
 
+log = logging.getLogger(__name__)
+
+#: How the reason begins where a stored engine cannot be compared with what it was made of.
+_UNKNOWN = "cannot be compared"
 DEFAULT_SIZES = "480x270"
 
 
@@ -31,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     what = parser.add_argument_group("what to build")
     what.add_argument(
-        "--models", default="default-x2,default-x3,default-x4", metavar="A,B,…",
-        help="names of the zoo, all, files, folders or hf:OWNER/NAME (default: %(default)s)",
+        "--models", default="default", metavar="A,B,…",
+        help="names of the zoo, default (its three nets), all, files, folders or hf:OWNER/NAME "
+        "(default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
         "--sizes", metavar="WxH,…", help=f"sizes of the game's picture (default: {DEFAULT_SIZES})"
@@ -115,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     cache = EngineCache(arguments.cache)
     if arguments.list:
         return _list(cache, arguments)
-    if arguments.clean:
+    if arguments.clean is not None:
         return _clean(cache, arguments)
     if arguments.verify:
         return _verify(cache, arguments)
@@ -126,40 +140,87 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(cache: EngineCache, arguments: argparse.Namespace) -> int:
+    plan = _plan(arguments)
+    if plan.frames is not None:  # better now than after an hour
+        try:
+            frames.read((16, 16), plan.frames, most=1)
+        except ModelInvalid as exc:
+            raise UsageError(f"--frames: {exc}") from exc
     jobs = _jobs(arguments)
-    rows = []
+    rows: list[Row] = []
+    interrupted = False
     with _shown(arguments, len(jobs)) as shown:
-        for row in make.make(jobs, _plan(arguments), cache, shown.phase):
-            rows.append(row)
-            shown.done(row)
+        try:
+            for row in make.make(jobs, plan, cache, shown.phase, shown.begin):
+                rows.append(row)
+                shown.done(row)
+        except KeyboardInterrupt:
+            interrupted = True
+    _print(arguments, cache, rows)
+    if interrupted:
+        kept = sum(row.status in ("built", "fresh") for row in rows)
+        sys.stderr.write(f"interrupted; {kept} of {len(jobs)} engines are finished and kept\n")
+        return 130
+    return EngineMissing.exit_code if _is_short(rows) else 0
+
+
+def _is_short(rows: Sequence[Row]) -> bool:
+    """Whether an engine that was asked for is missing, or there is none at all."""
+    missing = [
+        row for row in rows if row.status == "failed" or (row.named and row.status == "unavailable")
+    ]
+    return bool(missing) or not any(row.status in ("built", "fresh") for row in rows)
+
+
+def _print(arguments: argparse.Namespace, cache: EngineCache, rows: Sequence[Row]) -> None:
     if arguments.json:
         facts = {"cache": str(cache.folder), "engines": [row.to_json() for row in rows]}
         sys.stdout.write(json.dumps(facts) + "\n")
     else:
-        sys.stdout.write(as_table(rows))
-    missing = [row for row in rows if row.named and row.status in ("failed", "unavailable")]
-    return EngineMissing.exit_code if missing or not _any_there(rows) else 0
+        sys.stdout.write(as_table(rows, _columns()))
 
 
-def _any_there(rows: Sequence[Row]) -> bool:
-    return any(row.status in ("built", "fresh") for row in rows)
+def _columns() -> int | None:
+    """Width of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
     """List the engines that were asked for, a model's together."""
     sizes = _sizes(arguments)
     groups = [tuple(sizes)] if arguments.one_engine else [(size,) for size in sizes]
-    names = _names(arguments.models)
-    named = "all" not in names
-    every = [row.id for row in zoo.ZOO if row.has_weights or arguments.random_weights]
-    models = names if named else every
+    models, named = _models(arguments)
+    backends = _backends(arguments.backend)
     precision = None if arguments.precision == "auto" else cast("Precision", arguments.precision)
     return [
         Job(model, group, backend, precision, named)
         for model in models
         for group in groups
-        for backend in _backends(arguments.backend)
+        for backend in backends
     ]
+
+
+def _models(arguments: argparse.Namespace) -> tuple[list[str], bool]:
+    """Name the models, and say whether they were asked for one by one.
+
+    Raises:
+        UsageError: a name is neither a row's nor could be a file's.
+    """
+    text = arguments.models
+    names = [text] if Path(text).is_file() else _names(text)  # a file's name may hold a comma
+    if "all" in names:
+        if len(names) > 1:
+            raise UsageError("all cannot be joined with other names")
+        return [row.id for row in zoo.ZOO if row.has_weights or arguments.random_weights], False
+    models: list[str] = []
+    for name in names:
+        if name == "default":
+            models += [row.id for row in zoo.SHIPPED]
+            continue
+        if not (load.is_path(name) or name.startswith("hf:")):
+            zoo.spec(name.partition("@")[0])
+        models.append(name)
+    return list(dict.fromkeys(models)), True
 
 
 def _names(text: str) -> list[str]:
@@ -206,13 +267,16 @@ def _backends(text: str) -> list[str]:
     for name in BACKENDS:
         builder = open_builder(name)
         try:
-            builder.check()
             if name.startswith("tensorrt"):  # of no use without a GPU
-                gpu_runtime(f"{name} was not chosen")
+                gpu_runtime(f"{name} is for NVIDIA GPUs")
+            builder.check()
+            if name == "onnxruntime" and not find_spec("onnxruntime"):
+                raise BuilderMissing(f"ONNX Runtime is not installed: {load.INSTALL_BUILD}")
         except BuilderMissing as exc:
             reasons.append(f"{name}: {exc}")
             continue
-        logging.getLogger(__name__).info("chose %s (%s)", name, "; ".join(reasons) or "the first")
+        log.info("building for %s (--backend chooses another)", name)
+        log.debug("not chosen: %s", "; ".join(reasons))
         return [name]
     raise BuilderMissing(f"no back end can build here: {'; '.join(reasons)}")
 
@@ -238,6 +302,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 class _Shown:
     """Where progress goes: nowhere."""
 
+    def begin(self, job: Job) -> None:
+        """Show which engine is next."""
+
     def phase(self, text: str, fraction: float | None) -> None:
         """Show what is being done."""
 
@@ -248,7 +315,13 @@ class _Shown:
 class _Lines(_Shown):
     """A JSON object a line on stderr, for programs."""
 
+    _last: tuple[str, int] = ("", -1)
+
     def phase(self, text: str, fraction: float | None) -> None:
+        now = (text, round(100 * (fraction or 0)))
+        if now == self._last:
+            return
+        self._last = now
         sys.stderr.write(json.dumps({"doing": text, "fraction": fraction}) + "\n")
         sys.stderr.flush()
 
@@ -263,14 +336,16 @@ class _Bar(_Shown):
     def __init__(self, bar: Any) -> None:
         self._bar = bar
 
+    def begin(self, job: Job) -> None:
+        name = Path(job.model).name
+        self._bar.set_description_str(f"{name} {size_text(job.sizes)} {job.backend}", refresh=False)
+
     def phase(self, text: str, fraction: float | None) -> None:
         part = "" if fraction is None else f" {100 * fraction:.0f} %"
         self._bar.set_postfix_str(text + part)
 
     def done(self, row: Row) -> None:
         self._bar.update()
-        if row.status == "built":
-            self._bar.write(f"{row.model} {row.size} {row.backend}: built", file=sys.stderr)
 
 
 @contextmanager
@@ -279,8 +354,13 @@ def _shown(arguments: argparse.Namespace, count: int) -> Iterator[_Shown]:
         yield _Lines()
     elif arguments.progress == "bar" and sys.stderr.isatty():
         from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm.contrib.logging import logging_redirect_tqdm  # type: ignore[import-untyped]
 
-        with tqdm(total=count, unit="engine", leave=False, file=sys.stderr) as bar:
+        form = "{desc} [{n_fmt}/{total_fmt}, {elapsed}] {postfix}"
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=count, bar_format=form, leave=False, file=sys.stderr) as bar,
+        ):
             yield _Bar(bar)
     else:
         yield _Shown()
@@ -300,11 +380,25 @@ def _list(cache: EngineCache, arguments: argparse.Namespace) -> int:
     for entry, reason in found:
         sys.stdout.write(_list_line(entry, reason) + "\n")
     total = sum(entry.bytes for entry, _ in found if isinstance(entry, Entry))
-    total += sum(path.stat().st_size for path in leftovers)
-    sys.stdout.write(f"{len(found)} engines, {total / 1e6:.1f} MB in {cache.folder}\n")
+    total += sum(file_size(path) for path in leftovers)
+    sys.stdout.write(f"{counted(len(found), 'engine')}, {total / 1e6:.1f} MB in {cache.folder}\n")
     if leftovers:
-        sys.stdout.write(f"{len(leftovers)} files of builds that did not end (--clean)\n")
+        files = counted(len(leftovers), "file")
+        sys.stdout.write(f"{files} of builds that did not end (--clean deletes them)\n")
     return 0
+
+
+def counted(number: int, noun: str) -> str:
+    """Write "1 engine", "2 engines"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def file_size(path: Path) -> int:
+    """Give a file's size in bytes, 0 if it is gone meanwhile."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def stale_reason(entry: Entry | Damaged, weights: Sequence[Path] = ()) -> str:
@@ -317,13 +411,13 @@ def stale_reason(entry: Entry | Damaged, weights: Sequence[Path] = ()) -> str:
     try:
         located: Located = load.locate(entry.reference, tuple(weights))
     except EngineError as exc:
-        return f"cannot be compared: {exc}" if known.model_sha256 != "random" else ""
+        return f"{_UNKNOWN}: {exc}" if known.model_sha256 != make.RANDOM else ""
     try:
         builder = open_builder(known.backend)
         options = options_of(entry.options)
         wanted = make.identity(located, builder, known.sizes, known.precision, options)
     except EngineError as exc:
-        return f"cannot be compared: {exc}"
+        return f"{_UNKNOWN}: {exc}"
     return known.differs(wanted) or ""
 
 
@@ -335,34 +429,35 @@ def _listed(entry: Entry | Damaged, reason: str) -> dict[str, Any]:
 
 
 def _list_line(entry: Entry | Damaged, reason: str) -> str:
-    state = f"stale: {reason}" if reason else "fresh"
+    state = "fresh" if not reason else reason if _UNKNOWN in reason else f"stale: {reason}"
     if isinstance(entry, Damaged):
         return f"{entry.sidecar.parent.name}/{entry.sidecar.stem}  damaged: {entry.reason}"
     known = entry.identity
-    return (
-        f"{known.model}  {size_text(known.sizes)}  {known.backend} {known.backend_version}  "
-        f"{known.precision}  {entry.bytes / 1e6:.1f} MB  {entry.built}  {state}"
-    )
+    took = entry.checks.get("ms_p50")
+    return "  ".join([
+        f"{known.model:26}", size_text(known.sizes),
+        f"{known.backend} {known.backend_version} {known.precision}", *known.device.values(),
+        f"{entry.bytes / 1e6:.2f} MB", *([f"{took} ms"] if took else []), entry.built, state,
+    ])  # fmt: skip
 
 
 def _clean(cache: EngineCache, arguments: argparse.Namespace) -> int:
     which = arguments.clean
+    if not which:
+        raise UsageError("--clean takes stale, all, or the name of a model")
     freed = count = 0
     for entry in cache.entries():
-        of_model = entry.sidecar.parent.name == which
-        if (
-            which == "all"
-            or of_model
-            or (which == "stale" and stale_reason(entry, arguments.weights))
-        ):
+        reason = stale_reason(entry, arguments.weights) if which == "stale" else ""
+        stale = reason and _UNKNOWN not in reason
+        if which == "all" or entry.sidecar.parent.name == which or stale:
             freed += cache.remove(entry)
             count += 1
     if not count and which not in ("all", "stale"):
         raise EngineMissing(f"there is no engine of {which!r} in {cache.folder}")
-    for path in cache.leftovers():
-        freed += path.stat().st_size
-        path.unlink(missing_ok=True)
-    sys.stdout.write(f"deleted {count} engines, {freed / 1e6:.1f} MB, in {cache.folder}\n")
+    freed += cache.sweep(everything=which == "all")
+    sys.stdout.write(
+        f"deleted {counted(count, 'engine')}, {freed / 1e6:.1f} MB, in {cache.folder}\n"
+    )
     return 0
 
 
@@ -376,22 +471,22 @@ def _verify(cache: EngineCache, arguments: argparse.Namespace) -> int:
             row = _verified(cache, entry, plan, shown.phase)
             rows.append(row)
             shown.done(row)
-    if arguments.json:
-        sys.stdout.write(json.dumps({"engines": [row.to_json() for row in rows]}) + "\n")
-    else:
-        sys.stdout.write(as_table(rows))
+    _print(arguments, cache, rows)
     return EngineMissing.exit_code if any(row.status == "failed" for row in rows) else 0
 
 
 def _verified(cache: EngineCache, entry: Entry | Damaged, plan: Plan, progress: Progress) -> Row:
     if isinstance(entry, Damaged):
-        return Row(entry.sidecar.parent.name, "", "", "", "failed", entry.reason)
+        name = f"{entry.sidecar.parent.name}/{entry.sidecar.stem}"
+        return Row(name, "", "", "", "failed", entry.reason)
     known = entry.identity
     row = make.row_of(entry, "fresh", "")
     try:
         progress(f"verifying {known.model}", None)
+        if known.model_sha256 == make.RANDOM:
+            plan = replace(plan, random=True)
         return make.verified(cache, entry, Model(entry.reference, plan))
-    except BuilderMissing as exc:
+    except (BuilderMissing, WeightsMissing) as exc:
         return replace(row, status="unavailable", reason=str(exc))
     except EngineError as exc:
         return replace(row, status="failed", reason=str(exc))

@@ -10,6 +10,7 @@
       BuildFailed                  an engine could not be made
       ModelInvalid                 a model file is damaged or is not what its name says
       CacheError                   the cache folder cannot be read, written or locked
+        CacheBusy                  another process is building the engine
 
 A message says what, which file or value, and what to do next.
 """
@@ -57,3 +58,7 @@ class ModelInvalid(EngineError):
 
 class CacheError(EngineError):
     """The cache of engines cannot be read, written or locked."""
+
+
+class CacheBusy(CacheError):
+    """Another process holds the lock of an engine."""

@@ -37,7 +37,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".onnx", ".bin")
 MAX_BYTES = 2 << 30
 UNKNOWN_LICENCE = "unknown (your file)"
 #: What installs the libraries that read models.
-INSTALL_BUILD = 'pip install "sr-overlay[build]" (from a clone: pip install ".[build]")'
+INSTALL_BUILD = 'pip install ".[build]" in the folder of this project'
 
 
 @dataclass(frozen=True, slots=True)

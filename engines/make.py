@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +31,7 @@ from engines.build import (
     options_of,
 )
 from engines.cache import EngineCache, Entry, Identity, size_text
-from engines.errors import BuilderMissing, EngineError, EngineMismatch, WeightsMissing
+from engines.errors import BuilderMissing, CacheBusy, EngineError, EngineMismatch, WeightsMissing
 from engines.spec import EXPORT_REVISION, ModelSpec, Precision, Size
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 Status = Literal["built", "fresh", "failed", "unavailable"]
 
+#: Stands for the sha256 of random weights.
+RANDOM = "random"
 #: Timing stops after so many seconds, or after `_RUNS` runs that together took `_ENOUGH_S`.
 _LIMIT_S = 20.0
 _ENOUGH_S = 1.0
@@ -201,7 +204,7 @@ def _locate(reference: str, plan: Plan) -> Located:
         if not plan.random:
             raise
         spec = zoo.spec(reference.partition("@")[0])
-        return load.Located(f"{spec.id}-random", spec, (), "random", "random weights", None)
+        return load.Located(f"{spec.id}-random", spec, (), RANDOM, "random weights", None)
 
 
 def identity(
@@ -229,15 +232,23 @@ def identity(
     )
 
 
-def make(jobs: Sequence[Job], plan: Plan, cache: EngineCache, progress: Progress) -> Iterator[Row]:
+def make(
+    jobs: Sequence[Job],
+    plan: Plan,
+    cache: EngineCache,
+    progress: Progress,
+    begin: Callable[[Job], None] = lambda job: None,
+) -> Iterator[Row]:
     """Make the engines that are wanted, one after the other; a row each.
 
     Args:
         jobs: sorted so that those of one model follow each other; its weights are read once.
+        begin: told of each job before anything is done for it.
     """
     model: Model | None = None
     of = ""
     for job in jobs:
+        begin(job)
         try:
             if model is None or of != job.model:
                 model, of = None, ""
@@ -270,14 +281,27 @@ def _make_one(job: Job, model: Model, plan: Plan, cache: EngineCache, progress: 
     found, why = _fresh(cache, wanted, plan)
     if found is not None:
         return row_of(found, "fresh", f"built {found.built}", job.named)
-    progress(f"waiting for another build of {model.located.name}", None)
-    with cache.lock(wanted):
+    with _turn(cache, wanted, progress):
         found, why = _fresh(cache, wanted, plan)  # the one who held the lock may have built it
         if found is not None:
             return row_of(found, "fresh", f"built {found.built}", job.named)
         log.info("building %s for %s: %s", wanted.model, wanted.backend, why)
         entry = _build(wanted, builder, model, plan, cache, progress)
     return row_of(entry, "built", "", job.named)
+
+
+@contextmanager
+def _turn(cache: EngineCache, wanted: Identity, progress: Progress) -> Iterator[None]:
+    """Hold the engine's lock; say so if another process has it."""
+    try:
+        with cache.lock(wanted, timeout_s=0):
+            yield
+            return
+    except CacheBusy:
+        log.info("waiting for another process that builds %s", wanted.model)
+        progress("waiting for another build", None)
+    with cache.lock(wanted):
+        yield
 
 
 def _fresh(cache: EngineCache, wanted: Identity, plan: Plan) -> tuple[Entry | None, str]:
@@ -287,7 +311,7 @@ def _fresh(cache: EngineCache, wanted: Identity, plan: Plan) -> tuple[Entry | No
     found, why = cache.fresh(wanted)
     if found is None:
         return None, why
-    if other := _otherwise(found, plan.options):
+    if other := _otherwise(found, plan):
         return None, other
     try:
         cache.open(found)
@@ -296,8 +320,12 @@ def _fresh(cache: EngineCache, wanted: Identity, plan: Plan) -> tuple[Entry | No
     return found, ""
 
 
-def _otherwise(entry: Entry, options: Options) -> str:
+def _otherwise(entry: Entry, plan: Plan) -> str:
     """Say in what an engine is not as the user asks for; "" if it is. Defaults ask for nothing."""
+    options = plan.options
+    calibrated = entry.options.get("frames", "")
+    if entry.identity.precision == "int8" and plan.frames and calibrated != _folder(plan.frames):
+        return f"it was calibrated with {calibrated or 'the shipped frames'}"
     built = asdict(options_of(entry.options))
     for name, value in asdict(options).items():
         if value not in (built[name], getattr(DEFAULT_OPTIONS, name)):
@@ -337,12 +365,13 @@ def _build(
     if built.timing_cache:
         cache.write_timing_cache(timing, built.timing_cache)
     made = replace(wanted, onnx_sha256=_sha256(onnx))
+    said = {**asdict(plan.options), "frames": _folder(plan.frames)}
     entry = Entry(
         sidecar=Path(), identity=made, reference=_lasting(model), scale=spec.scale,
         output=spec.output, licence=spec.licence, file="", sha256="", bytes=0, built="",
         seconds=seconds,
-        checks=checks, report=built.report, options=asdict(plan.options),
-        note=_note(spec, model.located),
+        checks=checks, report=built.report, options=said,
+        note=_note(spec, model.located, wanted.sizes),
     )  # fmt: skip
     stored = cache.store(entry, built.engine)
     cache.keep(stored, kept)
@@ -355,11 +384,17 @@ def _lasting(model: Model) -> str:
     return str(path.resolve()) if load.is_path(model.name) and path.exists() else model.name
 
 
-def _note(spec: ModelSpec, located: Located) -> str:
+def _folder(path: Path | None) -> str:
+    return "" if path is None else str(path.resolve())
+
+
+def _note(spec: ModelSpec, located: Located, sizes: tuple[Size, ...]) -> str:
     notes = []
     if spec.net_scale:
         notes.append(f"its x{spec.net_scale} net, then a resize")
-    if not located.files and not spec.onnx:
+    if len(sizes) > 1:
+        notes.append(f"timed at {size_text(sizes[:1])}")
+    if located.sha256 == RANDOM:
         notes.append("random weights: for timing only")
     return "; ".join(notes)
 
@@ -490,7 +525,7 @@ def timed(runner: Runner, frame: Pixels) -> dict[str, Any]:
     return {
         "ms_p50": round(float(p50), 2),
         "ms_p95": round(float(p95), 2),
-        "fps": round(1e3 / float(p50), 1),
+        "fps": float(f"{1e3 / float(p50):.3g}"),
         "runs": len(took),
     }
 

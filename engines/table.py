@@ -12,29 +12,47 @@ _HEADS = (
     "model", "size", "back end", "precision", "status", "build s", "engine MB", "p50 ms",
     "p95 ms", "fps", "runs", "PSNR dB", "max diff", "checked",
 )  # fmt: skip
+#: What is left out of a narrow terminal, first the first.
+_LEAST = ("checked", "runs", "max diff", "build s", "p95 ms", "engine MB", "precision", "PSNR dB")
 _NUMBERS = 5  # columns from here on are aligned to the right
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """Give the table, then a line for each row that has something to say."""
+def as_table(rows: Sequence[Row], columns: int | None = None) -> str:
+    """Give the table, then a line for each row that has something to say.
+
+    Args:
+        columns: leave out what matters least until lines are no longer than this; None = all.
+    """
     if not rows:
         return "nothing to do\n"
     cells = [_HEADS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADS))]
-    lines = [_line(line, widths) for line in cells]
+    shown = _fitting(widths, columns)
+    lines = [_line(line, widths, shown) for line in cells]
     rule = [
-        "-" * width if column < _NUMBERS else "-" * (width - 1) + ":"
-        for column, width in enumerate(widths)
+        "-" * widths[column] if column < _NUMBERS else "-" * (widths[column] - 1) + ":"
+        for column in shown
     ]
     lines.insert(1, f"| {' | '.join(rule)} |")
     notes = [f"- {name}: {text}" for name, text in _remarks(rows)]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _fitting(widths: Sequence[int], columns: int | None) -> list[int]:
+    shown = list(range(len(_HEADS)))
+    for name in _LEAST:
+        if columns is None or sum(widths[column] + 3 for column in shown) < columns:
+            break
+        shown.remove(_HEADS.index(name))
+    return shown
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], shown: Sequence[int]) -> str:
     padded = [
-        cell.ljust(width) if column < _NUMBERS else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        cells[column].ljust(widths[column])
+        if column < _NUMBERS
+        else cells[column].rjust(widths[column])
+        for column in shown
     ]
     return f"| {' | '.join(padded)} |"
 

@@ -54,10 +54,11 @@ class BackgroundBuilds(Closing):
     """At most one build at a time; what is wanted meanwhile is asked for again later.
 
     Attributes:
-        audience: set once the pipeline is there; what became ready before waits for it.
+        failure: what the last build that failed said; "" if none did.
     """
 
     def __init__(self) -> None:
+        self.failure = ""
         self._audience: Audience | None = None
         self._process: subprocess.Popen[str] | None = None
         self._thread: threading.Thread | None = None
@@ -114,6 +115,7 @@ class BackgroundBuilds(Closing):
             return
         log.error("building %s for %s failed: %s", wanted.model, wanted.size, reason)
         self._tried[wanted] = f"{wanted.model} cannot be built: {reason}"
+        self.failure = self._tried[wanted]
         self._say(self._tried[wanted])
 
     def _listen(self, wanted: Wanted, process: subprocess.Popen[str]) -> str:

@@ -325,7 +325,9 @@ class Pipeline:
 
     def _grant(self) -> None:
         name, shown = self._requested, self._shown
-        if name is not None and shown is not None and self._change(name, shown.frame.size):
+        if name is not None and name != self._name:
+            self._requested = None  # the player chose another meanwhile
+        elif name is not None and shown is not None and self._change(name, shown.frame.size):
             self._requested = None
 
     def _check_default(self, picture: Picture) -> None:

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise failed
     if signals.caught:
         return 128 + signals.caught
-    return int(session.recorder.damage is not None)  # the trace is not whole
+    # The trace is not whole, or what was asked for could not be built.
+    return int(session.recorder.damage is not None or bool(session.builds.failure))
 
 
 def _save_screenshot(session: Session, path: Path | None) -> OverlayError | None:
@@ -146,6 +147,7 @@ class Session:
     source: CaptureSource
     presenter: Presenter
     pipeline: Pipeline
+    builds: BackgroundBuilds
     started: float
 
     def run(self) -> None:
@@ -184,6 +186,7 @@ class Session:
             "source_size": str(shown.frame.size) if shown else None,
             "output_size": str(output) if output else None,
             "trace": str(self.settings.trace) if self.settings.trace else None,
+            "build_error": self.builds.failure or None,
         }
 
 
@@ -251,7 +254,7 @@ def open_session(
     )  # fmt: skip
     controls.pipeline = pipeline
     builds.attach(pipeline)
-    return Session(settings, recorder, source, presenter, pipeline, time.monotonic())
+    return Session(settings, recorder, source, presenter, pipeline, builds, time.monotonic())
 
 
 def _open(

@@ -209,7 +209,7 @@ def check_graph(data: bytes) -> None:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as exc:
-        install = 'pip install "sr-overlay[build]" (from a clone: pip install ".[build]")'
+        install = 'pip install ".[build]" in the folder of this project'
         raise BuilderMissing(f"onnx is missing: {install}") from exc
     try:
         model = onnx.load_model_from_string(data)

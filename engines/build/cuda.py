@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
-INSTALL = 'pip install "sr-overlay[nvidia]" (from a clone: pip install ".[nvidia]")'
+INSTALL = 'pip install ".[nvidia]" in the folder of this project'
 
 
 def gpu_runtime(wish: str) -> ModuleType:

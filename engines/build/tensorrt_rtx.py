@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tensorrt_rtx as trt
 
 TITLE = "TensorRT-RTX"
-INSTALL = 'pip install "sr-overlay[nvidia]" (from a clone: pip install ".[nvidia]")'
+INSTALL = 'pip install ".[nvidia]" in the folder of this project'
 DISTRIBUTIONS = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
 
 #: Compute capabilities that engines can be made for, with the names of the GPUs.

@@ -26,7 +26,7 @@ from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Pixels
 
-INSTALL = 'pip install ".[nvidia]" in this project's folder'
+INSTALL = 'pip install ".[nvidia]" in the folder of this project'
 
 
 class CudaError(OverlayError):

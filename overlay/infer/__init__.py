@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # in the home folder; where the package cannot be imported it does not.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-INSTALL_CPU = 'pip install "sr-overlay[cpu]" (from a clone: pip install ".[cpu]")'
+INSTALL_CPU = 'pip install ".[cpu]" in the folder of this project'
 
 #: Names of the back ends on the command line.
 BACKENDS = ("auto", "openvino", "cpu", "onnxruntime", "onnx", "opengl", "resize")
@@ -127,7 +127,7 @@ def candidates() -> list[Candidate]:
     if find_spec("onnxruntime"):
         found.append(Candidate("onnxruntime", True, "ONNX Runtime is installed, for engines"))
     else:
-        fix = 'only for engines of that kind: pip install "sr-overlay[onnx]"'
+        fix = 'only for engines of that kind: pip install ".[onnx]" in the folder of this project'
         found.append(Candidate("onnxruntime", False, "ONNX Runtime is not installed", fix))
     found.append(Candidate("opengl", True, "shaders run wherever the presenter does"))
     return found
@@ -229,9 +229,9 @@ def _open_net(
 
     from overlay.infer.find import open_quantised
 
-    quick = open_quantised(spec.id, source, threads, filter, software_gl)
-    net = quick or OpenVinoUpscaler(spec, threads, filter, merge=software_gl)
-    upscaler = _warm(net, source)
+    upscaler = open_quantised(spec.id, source, threads, filter, software_gl)
+    if upscaler is None:
+        upscaler = _warm(OpenVinoUpscaler(spec, threads, filter, merge=software_gl), source)
     if not may_fall_back:
         return upscaler
     took_ms = measure_ms(upscaler, source)

@@ -14,7 +14,7 @@ from engines.errors import EngineError, EngineMissing, UnknownModel, WeightsMiss
 from engines.spec import Engine
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Size
-from overlay.infer import INSTALL_CPU, Upscaler
+from overlay.infer import BUDGET_MS, INSTALL_CPU, Upscaler
 
 log = logging.getLogger(__name__)
 
@@ -23,23 +23,27 @@ log = logging.getLogger(__name__)
 OPENABLE = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
 INSTALL = {
     "openvino": INSTALL_CPU,
-    "onnxruntime": 'pip install "sr-overlay[onnx]", or onnxruntime-directml on Windows',
+    "onnxruntime": 'pip install ".[onnx]" in the folder of this project, '
+    "or onnxruntime-directml on Windows",
 }
-
-
-#: A name that ends so is a file's, also where there is no such file.
-_ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".onnx")
 
 
 def is_known(name: str) -> bool:
     """Whether a name could be a model's: of the zoo, of the cache, a file or a repository."""
-    if name.startswith("hf:") or Path(name).exists() or Path(name).suffix in _ENDINGS:
+    if name.startswith("hf:") or load.is_path(name) or _exists(name):
         return True
     try:
         zoo.spec(name.partition("@")[0])
     except UnknownModel:
         return bool(EngineCache().of_model(name))
     return True
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long for a path, say
+        return False
 
 
 def open_engine(
@@ -65,7 +69,14 @@ def open_engine(
             f"overlay engines --models {model} --sizes {source} --backend {target(backend)}, "
             "or let overlay run --build do so while it shows the plain upscale"
         )
-    log.info("opening %s", found.path)
+    took_ms = _milliseconds(found)
+    if BUDGET_MS < took_ms < float("inf"):
+        log.warning(
+            "%s took %.0f ms a frame on this machine when it was built (%.2g frames a second), "
+            "and about as long to open",
+            model, took_ms, 1e3 / took_ms,
+        )  # fmt: skip
+    log.debug("opening %s", found.path)
     return _opened(cache.open(found), threads, filter, merge)
 
 
@@ -84,10 +95,12 @@ def open_quantised(
         log.debug("no int8 engine of %s: %s", model, why)
         return None
     try:
-        return _opened(cache.open(entry), threads, filter, merge)
+        upscaler = _opened(cache.open(entry), threads, filter, merge)
+        upscaler.warm_up(source)
     except EngineError as exc:
         log.warning("using the shipped net: %s", exc)
         return None
+    return upscaler
 
 
 def target(backend: str) -> str:
@@ -117,8 +130,18 @@ def _search(
                 reasons.append(f"{name} {wanted.precision}: {why}")
     if missing is not None and not fresh:
         raise missing
+    reasons += _elsewhere(cache, known, names)
     fresh.sort(key=_milliseconds)
     return (fresh[0] if fresh else None), reasons or ["it was not built"]
+
+
+def _elsewhere(cache: EngineCache, model: str, names: tuple[str, ...]) -> list[str]:
+    """Name the back ends that have an engine but were not asked, or cannot be shown."""
+    stored = {entry.identity.backend for entry in cache.of_model(model) if isinstance(entry, Entry)}
+    return [
+        f"there is one for {name}, not for {' or '.join(names)}"
+        for name in sorted(stored - {*names})
+    ]
 
 
 def _milliseconds(entry: Entry) -> float:

@@ -333,6 +333,22 @@ def test_names_do_not_lead_out_of_the_folder(cache: EngineCache, name: str) -> N
     assert inner.of_model(name) == []
 
 
+def test_a_sweep_leaves_engines_and_running_builds_alone(cache: EngineCache) -> None:
+    stored = cache.store(entry_of(), ENGINE)
+    old, young = (stored.sidecar.with_name(f".x.{n}.draft") for n in (1, 2))
+    for draft in (old, young):
+        draft.write_bytes(b"12345")
+    os.utime(old, (0, 0))
+    other = replace(WANTED, model="gone")
+    with cache.lock(other):
+        assert cache.sweep() == 5
+        assert (cache.folder / "gone").is_dir()  # its builder is at work
+    assert young.exists()
+    cache.sweep(everything=True)
+    assert not (cache.folder / "gone").exists()
+    assert cache.fresh(WANTED)[0] == stored
+
+
 def test_what_opening_compiled_is_kept_until_the_engine_is_built_again(cache: EngineCache) -> None:
     stored = cache.store(entry_of(), ENGINE)
     assert cache.kept(stored) == b""

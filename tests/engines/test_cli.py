@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import engines
-from engines import cli, frames, zoo
+from engines import cli, frames, load, zoo
 from engines.build.openvino import OpenVinoBuilder
 from engines.cache import EngineCache, Entry
 from overlay.cli import main
@@ -54,7 +54,7 @@ def test_three_families_are_built_for_every_back_end_and_then_are_fresh(
     assert [row["status"] for row in rows] == ["built"] * 9
     for row in rows:
         assert row["size"] == SIZE
-        assert row["build_s"] > 0
+        assert row["build_s"] >= 0
         assert row["engine_mb"] > 0.01
         assert row["psnr"] == "inf" or row["psnr"] > 55
         assert Path(row["path"]).is_file()
@@ -202,7 +202,7 @@ def test_a_stale_engine_is_listed_cleaned_and_built_again(
         _, (row,) = build(capsys, "--models", "default-x2", "--backend", "cpu")
         assert row["status"] == "built"
         assert main(["engines", "--clean"]) == 0
-        assert "deleted 1 engines" in capsys.readouterr().out
+        assert "deleted 1 engine," in capsys.readouterr().out
     (left,) = cache.entries()
     assert isinstance(left, Entry)
     assert left.identity.backend_version == "2099.1"
@@ -247,6 +247,9 @@ def test_the_table_names_what_is_there_and_why_not(capsys: pytest.CaptureFixture
         (("--sizes", "4x4"), "'4x4' is no size"),
         (("--backend", "tensorflow"), "unknown back end 'tensorflow'"),
         (("--models", ","), "names nothing"),
+        (("--models", "default-x2,defualt-x2"), "did you mean 'default-x2'"),
+        (("--models", "all,default-x2"), "all cannot be joined"),
+        (("--clean", ""), "--clean takes stale, all"),
     ],
 )
 def test_slips_are_usage_errors(
@@ -256,11 +259,22 @@ def test_slips_are_usage_errors(
     assert told in capsys.readouterr().err
 
 
-def test_unknown_models_and_precisions_are_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    code, rows = build(capsys, "--models", "defualt-x2,default-x2", "--backend", "onnx")
-    assert code == 5
-    assert [row["status"] for row in rows] == ["failed", "built"]
-    assert "did you mean 'default-x2'" in rows[0]["reason"]
+def test_default_stands_for_its_three_nets(capsys: pytest.CaptureFixture[str]) -> None:
+    _, rows = build(capsys, "--models", "default", "--backend", "onnx")
+    assert [row["model"] for row in rows] == ["default-x2", "default-x3", "default-x4"]
+
+
+def test_a_file_may_have_a_comma_in_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shipped = load.weights_folder() / "default-x2.safetensors"
+    path = tmp_path / "mine, all.safetensors"
+    path.write_bytes(shipped.read_bytes())
+    code, (row,) = build(capsys, "--models", str(path), "--backend", "onnx")
+    assert (code, row["model"], row["status"]) == (0, "default-x2", "built")
+
+
+def test_a_precision_that_a_back_end_lacks_is_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     code, (row,) = build(
         capsys, "--models", "default-x2", "--backend", "onnx", "--precision", "int8"
     )
@@ -274,11 +288,8 @@ def test_auto_takes_what_can_build_and_run_here(capsys: pytest.CaptureFixture[st
 
 
 def test_a_user_s_own_frames_are_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, (row,) = build(
-        capsys, "--models", "default-x2", "--backend", "onnx", "--frames", str(tmp_path)
-    )
-    assert (code, row["status"]) == (5, "failed")
-    assert "holds no picture" in row["reason"]
+    assert main(["engines", "--backend", "onnx", "--frames", str(tmp_path)]) == 2
+    assert "holds no picture" in capsys.readouterr().err
     folder = str(frames.shipped_folder())
     assert build(
         capsys, "--models", "default-x2", "--backend", "onnx", "--frames", folder
@@ -301,7 +312,7 @@ def test_no_more_pictures_are_read_than_are_checked(
     monkeypatch.setattr(frames, "_picture", picture)
     wish = ("--models", "default-x2", "--backend", "cpu,onnx", "--frames", str(tmp_path))
     assert build(capsys, *wish)[0] == 0
-    assert read == ["0.png", "1.png", "2.png"]
+    assert read == ["0.png", "0.png", "1.png", "2.png"]  # the first to see that there is one
 
 
 def test_progress_can_be_read_by_a_program(capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,7 +359,8 @@ def test_a_build_that_is_ended_can_be_done_again(
     time.sleep(0.5)
     process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    # In the middle of some library's import Python may also die of the interrupt itself.
+    assert process.returncode in ((-9,) if number == signal.SIGKILL else (130, -2))
     assert cache.entries() == []
     assert cache.leftovers() == []
     code, (row,) = build(capsys, "--models", "default-x2", "--backend", "onnx")

@@ -158,7 +158,7 @@ def test_a_build_gives_way_to_the_game_and_ends_with_the_overlay(
         assert process is not None
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
     assert process.returncode == -signal.SIGTERM
-    assert threading.active_count() == 1
+    assert "build" not in [thread.name for thread in threading.enumerate()]
     builds.start("net", SIZE, "auto")  # too late
     assert builds._process is process
 
@@ -247,3 +247,19 @@ def test_the_int8_engine_of_a_shipped_net_is_taken_for_its_size(
         with open_upscaler("default-x2", source=size, output=size) as upscaler:
             assert type(upscaler) is kind
             assert measure_ms(upscaler, size) > 0
+
+
+def test_a_failed_build_is_told_at_the_end(cache: EngineCache, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_text("no weights")
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "overlay", "run", "--source", "replay:pattern", "--present",
+            "offscreen", "--model", str(broken), "--build", "--seconds", "15", "--json",
+        ],
+        capture_output=True, text=True, env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    result = json.loads(done.stdout)
+    assert result["frames"]["presented"] > 0
+    assert "broken.pth" in result["build_error"]
