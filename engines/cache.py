@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import platformdirs
 from filelock import FileLock, Timeout
 
 from engines.errors import CacheBusy, CacheError, EngineMismatch, EngineMissing
@@ -44,6 +43,8 @@ def default_folder() -> Path:
     """Give the user's cache folder; the environment variable OVERLAY_CACHE overrides it."""
     if told := os.environ.get("OVERLAY_CACHE"):
         return Path(told)
+    import platformdirs  # not needed where the folders are given
+
     return Path(platformdirs.user_cache_path("sr-overlay", appauthor=False)) / "engines"
 
 

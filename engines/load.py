@@ -20,8 +20,6 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from engines.errors import BuilderMissing, EngineMissing, ModelInvalid, UnknownModel, WeightsMissing
 from engines.spec import ModelSpec, Source
 
@@ -113,6 +111,8 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
 
 def user_weights_folder() -> Path:
     """The folder in which this user may put weights for all uses."""
+    import platformdirs  # not needed where the folders are given
+
     return Path(platformdirs.user_data_path("sr-overlay", appauthor=False)) / "weights"
 
 

@@ -265,7 +265,9 @@ class Pipeline:
         stamp(row, Stage.DRAWN, shown.drawn_ns)
         stamp(row, Stage.PRESENTED, shown.swapped_ns)
         output = self._presenter.target_size(picture.frame.size)
-        self._trace.describe(row, picture, output, shown.gpu_ns)
+        self._trace.describe(
+            row, picture, output, shown.gpu_ns, shown.gpu_start_ns, shown.gpu_error_ns
+        )
         self._trace.end(row, Outcome.PRESENTED)
 
     def _repaint(self) -> None:
@@ -490,6 +492,8 @@ class Pipeline:
         if upscaler.inline:  # it was exchanged while this frame lay in the slot
             self._superseded_frame(frame)
             return 0
+        if not upscaler.download and self._presenter.wants_host:
+            upscaler.download = True  # OpenGL cannot read what stays on the GPU
         self._trace.stamp(frame.id, Stage.SUBMITTED, time.perf_counter_ns())
         try:
             upscaler.submit(frame)

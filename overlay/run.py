@@ -228,7 +228,7 @@ def open_session(
     def reopen(name: str, source: Size, output: Size) -> Upscaler:
         backend = settings.backend if name == settings.model else "auto"
         try:
-            return _open(settings, name, backend, source, output, presenter.software)
+            return _open(settings, name, backend, source, output, presenter)
         except (EngineMissing, EngineMismatch) as exc:
             if not settings.build:
                 raise
@@ -236,7 +236,7 @@ def open_session(
             model = zoo.default_for(source, output).id if name == "default" else name
             builds.start(name, source, backend, model)
             plain = PLAIN_SOFTWARE if presenter.software else PLAIN
-            shown = _open(settings, plain, "auto", source, output, presenter.software)
+            shown = _open(settings, plain, "auto", source, output, presenter)
             shown.stands_in = True
             return shown
 
@@ -258,11 +258,12 @@ def open_session(
 
 
 def _open(
-    settings: Settings, name: str, backend: str, source: Size, output: Size, software_gl: bool
+    settings: Settings, name: str, backend: str, source: Size, output: Size, presenter: Presenter
 ) -> Upscaler:
     return open_upscaler(
         name, backend=backend, source=source, output=output,
-        threads=settings.threads, filter=settings.filter, software_gl=software_gl,
+        threads=settings.threads, filter=settings.filter,
+        software_gl=presenter.software, host=presenter.wants_host,
     )  # fmt: skip
 
 

@@ -13,10 +13,12 @@ wait for the device: none of them belongs in the loop.
 
 from __future__ import annotations
 
+import atexit
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -328,4 +330,15 @@ def _opened(name: str) -> Cuda:
     except ImportError as exc:  # pycuda.driver without NVIDIA's driver, say
         raise BackendUnavailable(f"{name} cannot be loaded ({exc}): {install}") from exc
     cuda: Cuda = getattr(found, kind)()
+    return cuda
+
+
+@cache
+def shared_cuda() -> Cuda:
+    """Open the GPU once for the whole process; closed when it ends; errors as `open_cuda`.
+
+    Upscalers come and go while the presenter keeps buffers registered, so none of them owns it.
+    """
+    cuda = open_cuda()
+    atexit.register(cuda.close)
     return cuda

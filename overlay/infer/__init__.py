@@ -12,9 +12,11 @@ import math
 import sys
 import time
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from overlay.closing import Closing
 from overlay.errors import BackendUnavailable, SettingsError
 from overlay.frame import Frame, Picture, Region, Size
 from overlay.settings import suggestion
+
+if TYPE_CHECKING:
+    from overlay.infer.find import Wish
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +37,11 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 INSTALL_CPU = 'pip install ".[cpu]" in the folder of this project'
 
 #: Names of the back ends on the command line.
-BACKENDS = ("auto", "openvino", "cpu", "onnxruntime", "onnx", "opengl", "resize")
+BACKENDS = (
+    "auto", "tensorrt", "tensorrt-rtx", "torch-cuda", "openvino", "cpu", "onnxruntime", "onnx",
+    "opengl", "resize",
+)  # fmt: skip
 _ALIASES = {"cpu": "openvino", "onnx": "onnxruntime"}
-#: Engines for these can be built, but nothing here runs them yet.
-_NOT_YET = ("tensorrt", "tensorrt-rtx")
 
 #: The shader shown where there is no engine: the plain upscale; and where OpenGL runs on the
 #: CPU, on which fsr1 takes longer than the nets do.
@@ -66,6 +72,8 @@ class Upscaler(Closing):
     device: str
     #: How many frames may be submitted and not yet polled.
     slots: int = 1
+    #: Whether pictures are given in host memory; without it they may stay on a GPU.
+    download: bool = True
     #: Whether it is shown only until the one that was asked for has been built.
     stands_in: bool = False
     #: Whether `submit` + `poll(0)` take no time, so that no thread of its own is needed.
@@ -117,7 +125,7 @@ class Candidate:
 
 def candidates() -> list[Candidate]:
     """List the back ends in the order in which `auto` tries them."""
-    found = []
+    found = list(_gpu_candidates())
     if find_spec("openvino"):
         found.append(Candidate("openvino", True, f"OpenVINO {version('openvino')} is installed"))
     else:
@@ -133,6 +141,20 @@ def candidates() -> list[Candidate]:
     return found
 
 
+def _gpu_candidates() -> Iterator[Candidate]:
+    from overlay.cuda import shared_cuda
+    from overlay.infer.find import ON_GPU, gpu_reason
+
+    reason, _, fix = gpu_reason().partition("; ")
+    for name, package in zip(ON_GPU, ("tensorrt", "tensorrt_rtx", "torch"), strict=True):
+        if reason:
+            yield Candidate(name, False, reason, fix)
+        elif find_spec(package):
+            yield Candidate(name, True, f"{shared_cuda().device.name}")
+        else:
+            yield Candidate(name, False, f"{package} is not installed")
+
+
 def open_upscaler(
     model: str,
     *,
@@ -142,6 +164,7 @@ def open_upscaler(
     threads: int = 0,
     filter: str = "bicubic",
     software_gl: bool = False,
+    host: bool = True,
 ) -> Upscaler:
     """Open a model or shader by name, warmed up for frames of size `source`.
 
@@ -150,21 +173,18 @@ def open_upscaler(
             `output` and, with back end "auto", falls back to the shader fsr1 where no net is
             fast enough; or any model that has an engine in the cache: a name of `engines.zoo`,
             a file, hf:OWNER/NAME.
-        backend: "auto", "openvino" (or "cpu"), "onnxruntime" (or "onnx"), "opengl", "resize".
+        backend: "auto", "tensorrt", "tensorrt-rtx", "torch-cuda", "openvino" (or "cpu"),
+            "onnxruntime" (or "onnx"), "opengl", "resize".
         threads: of a CPU model; 0 = all cores.
         filter: shader for what is left between the result and the size on screen.
         software_gl: the presenter's OpenGL runs on the CPU: spare it what the host does cheaper.
+        host: give pictures in host memory; without it a GPU's stay there for OpenGL to read.
     Raises:
         SettingsError: unknown model or back end, or a pair that does not go together.
         BackendUnavailable: the back end named cannot be used here.
         EngineError: the model's files are missing or damaged, or it has no fresh engine here.
     """
     backend = _ALIASES.get(backend, backend)
-    if backend in _NOT_YET:
-        raise BackendUnavailable(
-            f"this version builds engines for {backend}, but cannot show them yet: "
-            "use --backend auto"
-        )
     if backend not in BACKENDS:
         hint = suggestion(backend, BACKENDS)
         raise SettingsError(f"unknown back end {backend!r} (one of {', '.join(BACKENDS)}){hint}")
@@ -179,15 +199,16 @@ def open_upscaler(
     if backend == "opengl":
         raise SettingsError(f"{model} is a net; opengl runs {', '.join(SHADERS)}")
     check_model(model)
-    if _is_embedded(model) and backend in ("auto", "openvino"):
-        return _open_net(model, backend, source, output, threads, filter, software_gl)
-    from overlay.infer.find import open_engine
+    from overlay.infer.find import Wish, open_engine
 
+    wish = Wish(source, threads, filter, software_gl, host)
+    if _is_embedded(model) and backend in ("auto", "openvino"):
+        return _open_net(model, backend, output, wish, software_gl)
     if model == "default":
         from engines import zoo
 
         model = zoo.default_for(source, output).id
-    return _warm(open_engine(model, backend, source, threads, filter, software_gl), source)
+    return open_engine(model, backend, wish)
 
 
 def _is_embedded(model: str) -> bool:
@@ -203,20 +224,17 @@ def _open_shader(name: str) -> Upscaler:
     return ShaderUpscaler(name)
 
 
-def _open_net(
-    model: str,
-    backend: str,
-    source: Size,
-    output: Size,
-    threads: int,
-    filter: str,
-    software_gl: bool,
-) -> Upscaler:
+def _open_net(model: str, backend: str, output: Size, wish: Wish, software_gl: bool) -> Upscaler:
+    """Open a shipped net: on a GPU if "auto" finds one, else, without an engine, on the CPU."""
     from engines import zoo
+    from overlay.infer.find import open_on_gpu, open_quantised
 
+    source = wish.source
     plain = PLAIN_SOFTWARE if software_gl else PLAIN
     may_fall_back = model == "default" and backend == "auto"
     spec = zoo.default_for(source, output) if model == "default" else zoo.spec(model)
+    if backend == "auto" and (on_gpu := open_on_gpu(spec.id, wish)):
+        return on_gpu
     try:
         from overlay.infer.openvino import OpenVinoUpscaler
     except ImportError as exc:
@@ -226,12 +244,10 @@ def _open_net(
             raise BackendUnavailable(reason) from exc
         log.warning("using the shader %s: %s", plain, reason)
         return _open_shader(plain)
-
-    from overlay.infer.find import open_quantised
-
-    upscaler = open_quantised(spec.id, source, threads, filter, software_gl)
+    upscaler = open_quantised(spec.id, wish)
     if upscaler is None:
-        upscaler = _warm(OpenVinoUpscaler(spec, threads, filter, merge=software_gl), source)
+        net = OpenVinoUpscaler(spec, wish.threads, wish.filter, merge=software_gl)
+        upscaler = _warm(net, source)
     if not may_fall_back:
         return upscaler
     took_ms = measure_ms(upscaler, source)

@@ -4,28 +4,56 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from engines import load, make, zoo
-from engines.build import Builder, open_builder
-from engines.cache import EngineCache, Entry, Identity
+from engines.build import open_builder, options_of
+from engines.cache import Damaged, EngineCache, Entry, size_text
 from engines.errors import EngineError, EngineMissing, UnknownModel, WeightsMissing
-from engines.spec import Engine
-from overlay.errors import BackendUnavailable, SettingsError
+from engines.load import INSTALL_BUILD
+from engines.spec import Precision
+from overlay.cuda import INSTALL as INSTALL_CUDA
+from overlay.cuda import CudaError, shared_cuda
+from overlay.errors import BackendUnavailable, OverlayError, SettingsError
 from overlay.frame import Size
 from overlay.infer import BUDGET_MS, INSTALL_CPU, Upscaler
 
 log = logging.getLogger(__name__)
 
-#: Back ends whose engines can be opened here, in the order in which "auto" looks for one, with
-#: the package each needs.
-OPENABLE = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
-INSTALL = {
-    "openvino": INSTALL_CPU,
-    "onnxruntime": 'pip install ".[onnx]" in the folder of this project, '
-    "or onnxruntime-directml on Windows",
+#: Back ends that open engines of the cache, in the order of "auto"; package and install line.
+OPENABLE = {
+    "tensorrt": ("tensorrt", INSTALL_CUDA),
+    "tensorrt-rtx": ("tensorrt_rtx", INSTALL_CUDA),
+    "openvino": ("openvino", INSTALL_CPU),
+    "onnxruntime": (
+        "onnxruntime",
+        'pip install ".[onnx]" in the folder of this project, or onnxruntime-directml on Windows',
+    ),
 }
+#: Those that need an NVIDIA GPU.
+ON_GPU = ("tensorrt", "tensorrt-rtx", "torch-cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How an upscaler is to be opened.
+
+    Attributes:
+        source: size of the game's frames.
+        threads: of a CPU engine; 0 = all cores.
+        filter: shader for what is left between the result and the size on screen.
+        merge: OpenGL runs on the CPU: join luma and chroma before it.
+        host: give pictures in host memory, as OpenGL cannot read the GPU's.
+    """
+
+    source: Size
+    threads: int = 0
+    filter: str = "bicubic"
+    merge: bool = False
+    host: bool = True
 
 
 def is_known(name: str) -> bool:
@@ -46,102 +74,205 @@ def _exists(name: str) -> bool:
         return False
 
 
-def open_engine(
-    model: str, backend: str, source: Size, threads: int, filter: str, merge: bool
-) -> Upscaler:
-    """Open the fastest fresh engine of a model for a source size.
+def open_engine(model: str, backend: str, wish: Wish) -> Upscaler:
+    """Open a model: the best of its fresh engines, or on the GPU with PyTorch; warmed up.
 
     Args:
         model: name of the zoo or of the cache, a file, or hf:OWNER/NAME.
-        backend: "auto" or one of `OPENABLE`.
-        threads, filter, merge: as the upscalers take them.
+        backend: "auto", "torch-cuda" or one of `OPENABLE`. "auto" takes TensorRT, TensorRT-RTX,
+            PyTorch on the GPU, else the fastest engine for the CPU.
     Raises:
         EngineMissing: there is no fresh engine; the message says why and how to build one.
         WeightsMissing: nor are there weights to build it from; says how to get them.
         EngineMismatch: the engine is damaged.
-        BackendUnavailable: the back end's package is missing.
+        BackendUnavailable: the back end's package or device is missing.
     """
     cache = EngineCache()
-    found, reasons = _search(cache, model, backend, source)
-    if found is None:
-        raise EngineMissing(
-            f"no engine of {model} for {source}: {'; '.join(reasons)}. Build it with "
-            f"overlay engines --models {model} --sizes {source} --backend {target(backend)}, "
-            "or let overlay run --build do so while it shows the plain upscale"
-        )
-    took_ms = _milliseconds(found)
-    if BUDGET_MS < took_ms < float("inf"):
-        log.warning(
-            "%s took %.0f ms a frame on this machine when it was built (%.2g frames a second), "
-            "and about as long to open",
-            model, took_ms, 1e3 / took_ms,
-        )  # fmt: skip
-    log.debug("opening %s", found.path)
-    return _opened(cache.open(found), threads, filter, merge)
+    known = _Known.of(cache, model)
+    refused: list[str] = []
+    for name in _groups(backend, refused):
+        if name == ("torch-cuda",):
+            upscaler = _try_torch(known, wish, refused)
+        else:
+            upscaler = _try_engines(cache, known, name, wish, refused)
+        if upscaler is not None:
+            return upscaler
+    if known.missing is not None:
+        raise known.missing
+    refused += _for_others(cache, known, backend)
+    raise EngineMissing(
+        f"no engine of {model} for {wish.source}: {'; '.join(refused) or 'it was not built'}. "
+        f"Build it with overlay engines --models {model} --sizes {wish.source} "
+        f"--backend {target(backend)}, or let overlay run --build do so while it shows the "
+        "plain upscale"
+    )
 
 
-def open_quantised(
-    model: str, source: Size, threads: int, filter: str, merge: bool
-) -> Upscaler | None:
+def _for_others(cache: EngineCache, known: _Known, backend: str) -> list[str]:
+    """Name the back ends that have an engine of the model but were not asked."""
+    tried = {name for group in _groups(backend, []) for name in group}
+    stored = {
+        entry.identity.backend for entry in cache.of_model(known.name) if isinstance(entry, Entry)
+    }
+    return [f"there is one for {name}, which was not asked" for name in sorted(stored - tried)]
+
+
+def open_on_gpu(model: str, wish: Wish) -> Upscaler | None:
+    """Open a shipped net on an NVIDIA GPU; None where that is not to be had."""
+    cache = EngineCache()
+    known = _Known.of(cache, model)
+    refused: list[str] = []
+    for name in _groups("auto", refused):
+        upscaler = None
+        if name == ("torch-cuda",):
+            upscaler = _try_torch(known, wish, refused)
+        elif name[0] in ON_GPU:
+            upscaler = _try_engines(cache, known, name, wish, refused)
+        if upscaler is not None:
+            return upscaler
+    log.debug("%s not on a GPU: %s", model, "; ".join(refused))
+    return None
+
+
+def open_quantised(model: str, wish: Wish) -> Upscaler | None:
     """Open the int8 engine that somebody built of a shipped net; None if there is no fresh one."""
     cache = EngineCache()
-    if not cache.of_model(model):
+    found = [entry for entry in cache.of_model(model) if isinstance(entry, Entry)]
+    if not any(entry.identity.precision == "int8" for entry in found):
         return None
-    located = load.locate(model)
-    size = (source.width, source.height)
-    wanted = make.identity(located, open_builder("openvino"), (size,), "int8")
-    entry, why = cache.fresh(wanted)
-    if entry is None:
-        log.debug("no int8 engine of %s: %s", model, why)
-        return None
-    try:
-        upscaler = _opened(cache.open(entry), threads, filter, merge)
-        upscaler.warm_up(source)
-    except EngineError as exc:
-        log.warning("using the shipped net: %s", exc)
-        return None
+    refused: list[str] = []
+    upscaler = _try_engines(cache, _Known.of(cache, model), ("openvino",), wish, refused, "int8")
+    if upscaler is None:
+        log.warning("using the shipped net: %s", "; ".join(refused))
     return upscaler
 
 
 def target(backend: str) -> str:
     """Name the back end to build for where there is no engine yet."""
+    if backend == "torch-cuda":
+        return "openvino"
     if backend != "auto":
         return backend
-    return next((name for name, package in OPENABLE.items() if find_spec(package)), "openvino")
+    usable = (name for name, (package, _) in OPENABLE.items() if find_spec(package))
+    on_gpu = gpu_reason() == ""
+    return next((name for name in usable if on_gpu or name not in ON_GPU), "openvino")
 
 
-def _search(
-    cache: EngineCache, model: str, backend: str, source: Size
-) -> tuple[Entry | None, list[str]]:
-    """Give the fastest of the fresh engines, else the reasons why there is none."""
-    names = tuple(OPENABLE) if backend == "auto" else (backend,)
-    usable = [name for name in names if find_spec(OPENABLE[name])]
-    if not usable:
-        lines = [f"{name} is not installed: {INSTALL[name]}" for name in names]
-        raise BackendUnavailable("; ".join(lines))
-    known, sha256, missing = _weights(cache, model)
-    fresh, reasons = [], []
-    for name in usable:
-        for wanted in _wanted(open_builder(name), known, sha256, source):
-            entry, why = cache.fresh(wanted)
-            if entry is not None:
-                fresh.append(entry)
-            elif why != "it was not built":
-                reasons.append(f"{name} {wanted.precision}: {why}")
-    if missing is not None and not fresh:
-        raise missing
-    reasons += _elsewhere(cache, known, names)
-    fresh.sort(key=_milliseconds)
-    return (fresh[0] if fresh else None), reasons or ["it was not built"]
+def gpu_reason() -> str:
+    """Say why there is no NVIDIA GPU to be used; "" if there is one."""
+    try:
+        shared_cuda()
+    except (BackendUnavailable, CudaError) as exc:
+        return str(exc)
+    return ""
 
 
-def _elsewhere(cache: EngineCache, model: str, names: tuple[str, ...]) -> list[str]:
-    """Name the back ends that have an engine but were not asked, or cannot be shown."""
-    stored = {entry.identity.backend for entry in cache.of_model(model) if isinstance(entry, Entry)}
-    return [
-        f"there is one for {name}, not for {' or '.join(names)}"
-        for name in sorted(stored - {*names})
-    ]
+def _groups(backend: str, refused: list[str]) -> Iterator[tuple[str, ...]]:
+    """Give the back ends to be tried; those of one group compete by speed.
+
+    Raises:
+        BackendUnavailable: the one named needs a package or a device that is missing.
+    """
+    if backend != "auto":
+        package, install = OPENABLE.get(backend, ("torch", INSTALL_BUILD))
+        if not find_spec(package):
+            raise BackendUnavailable(f"{backend} is not installed: {install}")
+        if backend in ON_GPU and (reason := gpu_reason()):
+            raise BackendUnavailable(reason)
+        yield (backend,)
+        return
+    if reason := gpu_reason():
+        log.debug("no NVIDIA GPU: %s", reason)
+    else:
+        yield from (
+            (name,) for name in ("tensorrt", "tensorrt-rtx") if find_spec(OPENABLE[name][0])
+        )
+        if find_spec("torch"):
+            yield ("torch-cuda",)
+    on_cpu = tuple(name for name in ("openvino", "onnxruntime") if find_spec(OPENABLE[name][0]))
+    if on_cpu:
+        yield on_cpu
+    else:
+        lines = [f"{name}: {OPENABLE[name][1]}" for name in ("openvino", "onnxruntime")]
+        refused.append(f"nothing that runs engines on the CPU is installed ({'; '.join(lines)})")
+
+
+def _try_torch(known: _Known, wish: Wish, refused: list[str]) -> Upscaler | None:
+    if known.located is None:
+        return None
+    try:
+        from overlay.infer.torch_cuda import open_torch
+
+        upscaler = open_torch(known.located, shared_cuda(), wish.filter, download=wish.host)
+        return _warm(upscaler, wish.source)
+    except (EngineError, OverlayError, ImportError) as exc:
+        refused.append(f"torch-cuda: {exc}")
+        return None
+
+
+def _try_engines(
+    cache: EngineCache,
+    known: _Known,
+    names: tuple[str, ...],
+    wish: Wish,
+    refused: list[str],
+    precision: Precision | None = None,
+) -> Upscaler | None:
+    """Open the fastest of the fresh engines that opens; note why others do not."""
+    for entry in _fresh(cache, known, names, wish.source, refused, precision):
+        try:
+            upscaler = _warm(_opened(cache, entry, wish), wish.source)
+        except (EngineError, OverlayError) as exc:
+            refused.append(f"{entry.identity.backend}: {exc}")
+            continue
+        took_ms = _milliseconds(entry)
+        if BUDGET_MS < took_ms < float("inf"):
+            log.warning(
+                "%s took %.0f ms a frame on this machine when it was built (%.2g frames a second)",
+                known.name, took_ms, 1e3 / took_ms,
+            )  # fmt: skip
+        return upscaler
+    return None
+
+
+def _fresh(
+    cache: EngineCache,
+    known: _Known,
+    names: tuple[str, ...],
+    source: Size,
+    refused: list[str],
+    precision: Precision | None,
+) -> list[Entry]:
+    """List the fresh engines for these back ends and a size, the fastest first."""
+    found = []
+    for entry in cache.of_model(known.name):
+        if isinstance(entry, Damaged):
+            refused.append(f"{entry.sidecar.stem}: {entry.reason}")
+            continue
+        built = entry.identity
+        if built.backend not in names or precision not in (None, built.precision):
+            continue
+        if why := _why_not(entry, known, source):
+            refused.append(f"{built.backend} {built.precision}: {why}")
+        else:
+            found.append(entry)
+    return sorted(found, key=_milliseconds)
+
+
+def _why_not(entry: Entry, known: _Known, source: Size) -> str:
+    built = entry.identity
+    if (source.width, source.height) not in built.sizes:
+        return f"it was built for {size_text(built.sizes)}"
+    weights = load.Located(known.name, None, (), known.sha256, "", None)
+    try:
+        wanted = make.identity(
+            weights, open_builder(built.backend), built.sizes, built.precision,
+            options_of(entry.options),
+        )  # fmt: skip
+    except EngineError as exc:
+        return str(exc)
+    stale = built.differs(wanted)
+    return f"it is stale: {stale}" if stale else ""
 
 
 def _milliseconds(entry: Entry) -> float:
@@ -149,21 +280,39 @@ def _milliseconds(entry: Entry) -> float:
     return float(took) if isinstance(took, int | float) else float("inf")
 
 
-def _weights(cache: EngineCache, model: str) -> tuple[str, str, WeightsMissing | None]:
-    """Give a model's name in the cache and the sha256 of its weights.
-
-    Without the weights the sha256 is "", so that an engine is taken as it is, and the error that
-    says how to get them is given for the case that there is none.
-    """
+def _warm(upscaler: Upscaler, source: Size) -> Upscaler:
     try:
-        located = load.locate(model)
-    except WeightsMissing as exc:
-        return _row_name(model), "", exc
-    except UnknownModel as exc:
-        if not cache.of_model(model):
-            raise SettingsError(str(exc)) from exc
-        return model, "", None  # a user's file, by the name that its engine has
-    return located.name, located.sha256, None
+        upscaler.warm_up(source)
+    except BaseException:
+        upscaler.close()
+        raise
+    return upscaler
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a model: its name in the cache, and its weights if they are here.
+
+    Without the weights `sha256` is "", so that an engine is taken as it is, and `missing` says
+    how to get them for the case that there is none.
+    """
+
+    name: str
+    sha256: str = ""
+    located: load.Located | None = None
+    missing: WeightsMissing | None = None
+
+    @classmethod
+    def of(cls, cache: EngineCache, model: str) -> _Known:
+        try:
+            located = load.locate(model)
+        except WeightsMissing as exc:
+            return cls(_row_name(model), missing=exc)
+        except UnknownModel as exc:
+            if not cache.of_model(model):
+                raise SettingsError(str(exc)) from exc
+            return cls(model)  # a user's file, by the name that its engine has
+        return cls(located.name, located.sha256, located)
 
 
 def _row_name(model: str) -> str:
@@ -173,18 +322,23 @@ def _row_name(model: str) -> str:
     return f"{spec.id}@{float(strength or 0.5):g}" if spec.blend else spec.id
 
 
-def _wanted(builder: Builder, model: str, sha256: str, source: Size) -> Iterator[Identity]:
-    located = load.Located(model, None, (), sha256, "", None)
-    size = (source.width, source.height)
-    for precision in builder.precisions:
-        yield make.identity(located, builder, (size,), precision)
+def _opened(cache: EngineCache, entry: Entry, wish: Wish) -> Upscaler:
+    engine = cache.open(entry)
+    if engine.backend == "tensorrt":
+        from overlay.infer.tensorrt import open_tensorrt
 
+        return open_tensorrt(engine, shared_cuda(), wish.filter, download=wish.host)
+    if engine.backend == "tensorrt-rtx":
+        from overlay.infer.tensorrt_rtx import open_tensorrt_rtx
 
-def _opened(engine: Engine, threads: int, filter: str, merge: bool) -> Upscaler:
+        return open_tensorrt_rtx(
+            engine, shared_cuda(), wish.filter, download=wish.host,
+            kept=cache.kept(entry), keep=partial(cache.keep, entry),
+        )  # fmt: skip
     if engine.backend == "openvino":
         from overlay.infer.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(engine, threads, filter, merge=merge)
+        return OpenVinoEngine(engine, wish.threads, wish.filter, merge=wish.merge)
     from overlay.infer.onnxruntime import OnnxRuntimeUpscaler
 
-    return OnnxRuntimeUpscaler(engine, threads, filter, merge=merge)
+    return OnnxRuntimeUpscaler(engine, wish.threads, wish.filter, merge=wish.merge)

@@ -1,0 +1,179 @@
+"""Which engine of which back end is opened, and why not another."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines import load, make
+from engines.build import DEFAULT_OPTIONS, open_builder
+from engines.cache import EngineCache, Entry, Identity
+from engines.errors import EngineMismatch, EngineMissing
+from overlay.cuda import CudaError
+from overlay.cuda.recording import RecordingCuda
+from overlay.errors import BackendUnavailable
+from overlay.frame import Size
+from overlay.infer import candidates, find, open_upscaler
+from overlay.infer.find import Wish, open_engine
+from overlay.infer.resize import ResizeUpscaler
+
+SIZE = Size(64, 48)
+MODEL = "realesr-animevideov3-x4"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineCache:
+    monkeypatch.setenv("OVERLAY_CACHE", str(tmp_path / "cache"))
+    return EngineCache()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A GPU, and back ends that open nothing; notes which were asked."""
+    asked: list[str] = []
+
+    def stand_in(name: str) -> ResizeUpscaler:
+        asked.append(name)
+        return ResizeUpscaler("bilinear", SIZE, SIZE)
+
+    def engine(cache: EngineCache, entry: Entry, wish: Wish) -> ResizeUpscaler:
+        return stand_in(entry.identity.backend)
+
+    import overlay.infer.torch_cuda as torch_cuda
+
+    cuda = RecordingCuda()
+    monkeypatch.setattr(find, "shared_cuda", lambda: cuda)
+    monkeypatch.setattr(find, "_opened", engine)
+    monkeypatch.setattr(torch_cuda, "open_torch", lambda *a, **k: stand_in("torch-cuda"))
+    monkeypatch.setattr(find, "find_spec", lambda name: True)
+    for name in ("tensorrt", "tensorrt-rtx"):
+        kind = type(open_builder(name))
+        monkeypatch.setattr(kind, "version", lambda self: "11.4")
+        monkeypatch.setattr(kind, "device", lambda self, options: {"gpu": "test"})
+    return asked
+
+
+def identity(backend: str, **changes: Any) -> Identity:
+    located = load.locate(MODEL)
+    builder = open_builder(backend)
+    wanted = make.identity(located, builder, ((SIZE.width, SIZE.height),), None, DEFAULT_OPTIONS)
+    return replace(wanted, **changes)
+
+
+def store(cache: EngineCache, backend: str, ms: float = 1.0, **changes: Any) -> Entry:
+    entry = Entry(
+        sidecar=Path(), identity=identity(backend, **changes), reference=MODEL, scale=4,
+        output="bgra", licence="BSD-3-Clause", file="", sha256="", bytes=0, built="", seconds=1.0,
+        checks={"ms_p50": ms},
+    )  # fmt: skip
+    return cache.store(entry, b"engine")
+
+
+def test_auto_takes_tensorrt_then_rtx_then_torch_then_the_cpu(
+    cache: EngineCache, opened: list[str]
+) -> None:
+    expected = []
+    for backend in ("onnxruntime", "tensorrt-rtx", "tensorrt"):
+        store(cache, backend)
+        open_engine(MODEL, "auto", Wish(SIZE)).close()
+        expected.append({"onnxruntime": "torch-cuda"}.get(backend, backend))
+    assert opened == expected
+
+
+def test_of_the_cpu_s_engines_the_fastest_is_taken(
+    cache: EngineCache, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "gpu_reason", lambda: "no GPU")
+    store(cache, "openvino", ms=20.0)
+    store(cache, "onnxruntime", ms=10.0)
+    open_engine(MODEL, "auto", Wish(SIZE)).close()
+    assert opened == ["onnxruntime"]
+
+
+def test_what_does_not_open_is_passed_over(
+    cache: EngineCache, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find._opened
+
+    def fails(cache: EngineCache, entry: Entry, wish: Wish) -> Any:
+        if entry.identity.backend == "tensorrt":
+            raise EngineMismatch("of another GPU")
+        return real(cache, entry, wish)
+
+    monkeypatch.setattr(find, "_opened", fails)
+    store(cache, "tensorrt")
+    store(cache, "tensorrt-rtx")
+    open_engine(MODEL, "auto", Wish(SIZE)).close()
+    assert opened == ["tensorrt-rtx"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"backend_version": "10.16"}, "version of tensorrt changed: built for 10.16, now 11.4"),
+        ({"model_sha256": "0" * 64}, "the model's weights changed"),
+        ({"sizes": ((80, 60),)}, "it was built for 80x60"),
+    ],
+)
+def test_a_refused_engine_says_why(
+    cache: EngineCache, opened: list[str], changes: dict[str, Any], told: str
+) -> None:
+    store(cache, "tensorrt", **changes)
+    with pytest.raises(EngineMissing, match=told) as caught:
+        open_engine(MODEL, "tensorrt", Wish(SIZE))
+    assert "\n" not in str(caught.value)
+    assert f"--models {MODEL} --sizes 64x48 --backend tensorrt" in str(caught.value)
+
+
+def test_an_engine_with_options_of_its_own_is_compared_with_them(
+    cache: EngineCache, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(open_builder("tensorrt"))
+    monkeypatch.setattr(
+        kind, "device", lambda self, options: {"compatible": str(options.hardware_compatible)}
+    )
+    entry = store(cache, "tensorrt", device={"compatible": "True"})
+    cache.store(replace(entry, options={"hardware_compatible": True}), b"engine")
+    open_engine(MODEL, "tensorrt", Wish(SIZE)).close()
+    assert opened == ["tensorrt"]
+
+
+def test_an_engine_of_a_back_end_that_was_not_asked_is_named(cache: EngineCache) -> None:
+    store(cache, "tensorrt-rtx")
+    with pytest.raises(EngineMissing, match="there is one for tensorrt-rtx, which was not asked"):
+        open_engine(MODEL, "onnxruntime", Wish(SIZE))
+
+
+@pytest.mark.parametrize("backend", ["tensorrt-rtx", "torch-cuda"])
+def test_without_a_gpu_its_back_ends_say_so_in_one_line(backend: str) -> None:
+    with pytest.raises(BackendUnavailable, match="driver") as caught:
+        open_upscaler("default-x2", backend=backend, source=SIZE, output=SIZE)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_gpu_auto_takes_the_cpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.DEBUG, "overlay.infer"),
+        open_upscaler("default-x2", source=SIZE, output=SIZE) as upscaler,
+    ):
+        assert upscaler.backend == "openvino"
+    assert any("no NVIDIA GPU" in record.getMessage() for record in caplog.records)
+
+
+def test_a_device_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise CudaError("cudaStreamCreate failed: cudaErrorMemoryAllocation")
+
+    monkeypatch.setattr(find, "shared_cuda", fails)
+    assert "cudaErrorMemoryAllocation" in find.gpu_reason()
+
+
+def test_doctor_lists_the_gpu_s_back_ends_with_the_reason() -> None:
+    found = {one.name: one for one in candidates()}
+    for name in find.ON_GPU:
+        assert not found[name].available
+        assert "driver" in found[name].reason
