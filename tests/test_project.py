@@ -96,7 +96,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     for file in tracked():
-        if file.suffix in {".py", ".toml", ".md", ".glsl"} or {"weights", "samples"} & {*file.parts}:
+        packed = {"weights", "samples"} & {*file.parts}
+        if packed or file.suffix in {".py", ".toml", ".md", ".glsl"}:
             copy = source / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
