@@ -15,6 +15,7 @@ from evaluation.bench import gpu_nets
 from evaluation.bench.gpu_methods import NotHere
 from evaluation.bench.gpu_nets import Model
 from evaluation.bench.timing import Device, percentiles
+from overlay.frame import DeviceSpan, DeviceTimes
 
 Row = dict[str, Any]
 
@@ -193,16 +194,12 @@ def _in_flight(
     return submit[2:], [float(period) for period in periods]
 
 
-def _stages(times: list[Any]) -> dict[str, float]:
+def _stages(times: list[DeviceTimes | None]) -> dict[str, float]:
     """Medians of upload, inference and download on the device; none where it does not tell."""
-    names = ("upload_ns", "infer_ns", "download_ns")
-    found = [time for time in times if time is not None]
-    if not found:
-        return {}
-    return {
-        name.removesuffix("_ns"): round(
-            float(np.median([getattr(t, name) for t in found])) / 1e6, 4
-        )
-        for name in names
-        if hasattr(found[0], name)
-    }
+    stages = {}
+    for name in ("upload", "infer", "download"):
+        spans: list[DeviceSpan | None] = [getattr(one, name) for one in times if one is not None]
+        durations = [span.duration_ns for span in spans if span is not None]
+        if durations:
+            stages[name] = round(float(np.median(durations)) / 1e6, 4)
+    return stages

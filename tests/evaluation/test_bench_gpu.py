@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,21 @@ import torch
 from engines import zoo
 from engines.fast import faster
 from evaluation import bench
-from evaluation.bench import ceilings, flops, gpu, gpu_methods, gpu_nets, gpu_table, gpu_worker
+from evaluation.bench import (
+    ceilings,
+    flops,
+    gpu,
+    gpu_methods,
+    gpu_nets,
+    gpu_path,
+    gpu_table,
+    gpu_worker,
+)
 from evaluation.bench.gpu_methods import METHODS, Case, NotHere
 from evaluation.bench.gpu_nets import MODELS, Picture
 from evaluation.bench.timing import Device, Timed
 from overlay.errors import BackendUnavailable, OverlayError, SettingsError
+from overlay.frame import DeviceSpan, DeviceTimes
 
 Row = dict[str, Any]
 
@@ -394,3 +405,15 @@ def test_tables_have_every_row_and_the_other_machine(results: tuple[Row, str]) -
 def test_graphs_need_a_gpu() -> None:
     with pytest.raises(NotHere, match="CUDA graphs need an NVIDIA GPU"):
         gpu_methods.captured(lambda: torch.zeros(1), Device("cpu"))
+
+
+def test_the_stages_are_those_that_the_upscalers_measure() -> None:
+    times = [
+        DeviceTimes(DeviceSpan(0, 100_000 * turn), DeviceSpan(5, 2_000_000), DeviceSpan(9, 400_000))
+        for turn in (1, 2, 3)
+    ]
+    assert gpu_path._stages(times) == {"upload": 0.2, "infer": 2.0, "download": 0.4}
+    assert gpu_path._stages([replace(one, download=None) for one in times]) == {
+        "upload": 0.2, "infer": 2.0
+    }  # fmt: skip
+    assert gpu_path._stages([None, None]) == {}
