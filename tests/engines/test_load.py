@@ -353,6 +353,6 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(
     blocked = ["engines.archs", "engines.checkpoint"] if library == "torch" else []
     for module in [library, *blocked]:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(BuilderMissing, match=r"sr-overlay\[build\]") as caught:
+    with pytest.raises(BuilderMissing, match=r"pip install \"\.\[build\]\"") as caught:
         load.read(load.locate(str(path)))
     assert "\n" not in str(caught.value)

@@ -25,6 +25,11 @@ HUD = HudView(((Span("60 fps"),),))
 SOURCE, SURFACE = Size(64, 48), Size(128, 96)
 
 
+def warnings(caplog):
+    """What users are told; other tests may have turned finer messages on."""
+    return [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 class MesaCuda(RecordingCuda):
     """The fake, over buffer objects of a real OpenGL: its memory goes there when it is unmapped."""
 
@@ -384,7 +389,7 @@ def test_no_sharing_is_said_once_and_pictures_are_downloaded(made_renderer, capl
                 pixels = noise((96, 128, 4), number)
                 renderer.draw(player.play(pixels, plain), None)
                 np.testing.assert_array_equal(renderer.read()[..., :3], pixels[..., :3])
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert len(warnings(caplog)) == 1
         assert "this device was made without OpenGL" in caplog.text
         assert renderer.wants_host
         assert cuda.calls["register_gl"] == 1
@@ -411,7 +416,7 @@ def test_a_failure_later_on_loses_no_picture(made_renderer, caplog, call):
             renderer.draw(picture, None)
             np.testing.assert_array_equal(renderer.read()[..., :3], pixels[..., :3])
             assert renderer.wants_host == (number >= 2)
-        assert len(caplog.records) == 1
+        assert len(warnings(caplog)) == 1
         assert "cudaErrorUnknown" in caplog.text
         renderer.close()
 
@@ -426,7 +431,7 @@ def test_a_device_that_gives_nothing_shows_the_source(made_renderer, caplog):
             cuda.fail("download")
             renderer.draw(picture, None)
             np.testing.assert_array_equal(renderer.read()[..., :3], plain[..., :3])
-        assert len(caplog.records) == 2  # no sharing, and no picture
+        assert len(warnings(caplog)) == 2  # no sharing, and no picture
         assert "showing the plain source" in caplog.text
         pixels = noise((96, 128, 4), 5)
         renderer.resize(Size(128, 96))
