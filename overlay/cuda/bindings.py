@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -63,6 +64,9 @@ class BindingsCuda(Cuda):
         self._kinds = runtime.cudaMemcpyKind
         self.device = self._open()
         self._releases = Releases()
+        # Whoever waits for the whole device while some thread captures fails, and so does the
+        # capture, in every mode of it (CUDA Programming Guide, "Prohibited Operations").
+        self._capturing = threading.RLock()
         self._addresses: dict[int, int] = {}  # of pinned memory, by id
         self._pinned_parts: dict[tuple[int, int], Pixels] = {}  # what `pin` pinned, by place
         lowest, highest = self._call("cudaDeviceGetStreamPriorityRange")
@@ -234,22 +238,17 @@ class BindingsCuda(Cuda):
             self._fail("cudaMemcpyAsync", status)
 
     def free(self, *made: Made) -> None:
-        """Free these."""
-        self._call("cudaDeviceSynchronize")
-        self._releases.free(*made)
+        """Free these; not while a graph is captured."""
+        with self._capturing:
+            self._call("cudaDeviceSynchronize")
+            self._releases.free(*made)
 
     # Graphs
 
     def captured(self, enqueue: Callable[[], None], stream: Stream, name: str) -> Graph:
         """Capture, in the mode that lets other threads go on; instantiate; upload."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", stream.handle, mode)
-        try:
-            enqueue()
-        except BaseException:
-            self._abandon_capture(stream)
-            raise
-        captured = self._call("cudaStreamEndCapture", stream.handle)
+        with self._capturing:
+            captured = self._capture(enqueue, stream)
         try:
             executable = self._call("cudaGraphInstantiate", captured, 0)
         finally:
@@ -258,6 +257,16 @@ class BindingsCuda(Cuda):
         self._releases.add(graph, lambda: self._call("cudaGraphExecDestroy", graph.handle))
         self._call("cudaGraphUpload", graph.handle, stream.handle)
         return graph
+
+    def _capture(self, enqueue: Callable[[], None], stream: Stream) -> Any:
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream.handle, mode)
+        try:
+            enqueue()
+        except BaseException:
+            self._abandon_capture(stream)
+            raise
+        return self._call("cudaStreamEndCapture", stream.handle)
 
     def _abandon_capture(self, stream: Stream) -> None:
         """End a capture that failed, so that the stream can be used again."""
@@ -312,12 +321,13 @@ class BindingsCuda(Cuda):
         """Wait for the device and free everything; failures are logged."""
         if isinstance(self._cuda, _Closed):
             return
-        try:
-            self._call("cudaDeviceSynchronize")
-        except CudaError as exc:
-            log.warning("before freeing its memory: %s", exc)
-        self._releases.free_all()
-        self._cuda = _Closed()
+        with self._capturing:
+            try:
+                self._call("cudaDeviceSynchronize")
+            except CudaError as exc:
+                log.warning("before freeing its memory: %s", exc)
+            self._releases.free_all()
+            self._cuda = _Closed()
 
 
 class _Closed:

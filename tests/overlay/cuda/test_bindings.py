@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -316,3 +317,25 @@ def test_a_copy_asks_numpy_for_the_address_once(cuda: Cuda, runtime: SimulatedRu
     runtime.recording.advance()
     (device,) = runtime.recording._device.values()
     assert device.data.tolist() == [9] * 32 + [0] * 32
+
+
+def test_nobody_waits_for_the_device_while_a_graph_is_captured(
+    cuda: Cuda, runtime: SimulatedRuntime
+) -> None:
+    stream, buffer, old = cuda.stream("stream"), cuda.buffer(8, "new"), cuda.buffer(8, "old")
+    during: list[list[str]] = []
+    other = threading.Thread(target=cuda.free, args=(old,))
+
+    def enqueue() -> None:
+        runtime.calls.clear()
+        other.start()
+        other.join(0.2)  # it must be waiting
+        during.append(runtime.calls.copy())
+        cuda.copy(buffer, buffer, stream)
+
+    cuda.captured(enqueue, stream, "graph")
+    other.join()
+    assert during == [[]]
+    assert runtime.calls.index("cudaDeviceSynchronize") > runtime.calls.index(
+        "cudaStreamEndCapture"
+    )
