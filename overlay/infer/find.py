@@ -327,7 +327,9 @@ def _opened(cache: EngineCache, entry: Entry, wish: Wish) -> Upscaler:
     if engine.backend == "tensorrt":
         from overlay.infer.tensorrt import open_tensorrt
 
-        return open_tensorrt(engine, shared_cuda(), wish.filter, download=wish.host)
+        return open_tensorrt(
+            engine, shared_cuda(), wish.filter, download=wish.host, graph=partial(_graph, entry)
+        )
     if engine.backend == "tensorrt-rtx":
         from overlay.infer.tensorrt_rtx import open_tensorrt_rtx
 
@@ -342,3 +344,13 @@ def _opened(cache: EngineCache, entry: Entry, wish: Wish) -> Upscaler:
     from overlay.infer.onnxruntime import OnnxRuntimeUpscaler
 
     return OnnxRuntimeUpscaler(engine, wish.threads, wish.filter, merge=wish.merge)
+
+
+def _graph(entry: Entry) -> bytes:
+    """Export the graph of an engine again, for one that was built without its weights.
+
+    Raises:
+        EngineError: the weights, or the libraries that read them, are missing.
+    """
+    model = make.Model(entry.reference, make.Plan())
+    return model.graph(entry.identity.sizes, entry.identity.precision)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from engines import load, make
@@ -177,3 +178,8 @@ def test_doctor_lists_the_gpu_s_back_ends_with_the_reason() -> None:
     for name in find.ON_GPU:
         assert not found[name].available
         assert "driver" in found[name].reason
+
+
+def test_the_graph_of_an_engine_without_weights_is_made_again(cache: EngineCache) -> None:
+    entry = store(cache, "onnxruntime")
+    assert onnx.load_from_string(find._graph(entry)).graph.input[0].name == "bgra"
