@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -194,7 +194,7 @@ def _in_flight(
     return submit[2:], [float(period) for period in periods]
 
 
-def _stages(times: list[DeviceTimes | None]) -> dict[str, float]:
+def _stages(times: Sequence[DeviceTimes | None]) -> dict[str, float]:
     """Medians of upload, inference and download on the device; none where it does not tell."""
     stages = {}
     for name in ("upload", "infer", "download"):
