@@ -7,6 +7,8 @@ around the net are theirs. Everything here but `TorchProgram`'s streams runs on 
 from __future__ import annotations
 
 import copy
+import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -22,6 +24,8 @@ from overlay.cuda import Cuda, DeviceBuffer, Stream
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Size
 from overlay.infer.gpu import GpuUpscaler, Program
+
+log = logging.getLogger(__name__)
 
 BACKEND = "torch-cuda"
 INSTALL = "install PyTorch with CUDA, see https://pytorch.org/get-started"
@@ -106,6 +110,46 @@ def device_view(buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
     return torch.as_tensor(_CudaArray(buffer, shape), device="cuda:0")
 
 
+class _Pools:
+    """Frees PyTorch's pools only while none is in use, on whichever thread.
+
+    A `MemPool` that is freed while another thread allocates from any ends the process: its
+    destructor checks that no capture is under way, and a pool in use counts as one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use = 0
+        self._retired: list[torch.cuda.MemPool] = []
+
+    @contextmanager
+    def using(self, pool: torch.cuda.MemPool) -> Iterator[None]:
+        """Allocate from a pool, on this thread."""
+        with self._lock:
+            self._in_use += 1
+        try:
+            with torch.cuda.use_mem_pool(pool):
+                yield
+        finally:
+            with self._lock:
+                self._in_use -= 1
+                self._free()
+
+    def retire(self, pools: list[torch.cuda.MemPool]) -> None:
+        """Take the pools out of a list, and free them as soon as that can be."""
+        with self._lock:
+            self._retired += pools
+            pools.clear()
+            self._free()
+
+    def _free(self) -> None:
+        if not self._in_use:
+            self._retired.clear()
+
+
+_POOLS = _Pools()
+
+
 class TorchProgram(Program):
     """A net of PyTorch's as a program.
 
@@ -143,9 +187,10 @@ class TorchProgram(Program):
         self._upscale = self._function()
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._streams: dict[int, torch.cuda.Stream] = {}
-        self._pool: torch.cuda.MemPool | None = None
+        self._pools: list[torch.cuda.MemPool] = []  # one, from `prepare` on
         if self._on_gpu:
-            torch.cuda.synchronize()  # the weights are there; our streams do not wait for that
+            # The weights are there; our streams do not wait for that.
+            torch.cuda.current_stream().synchronize()
 
     def _function(self) -> Callable[[Tensor], Tensor]:
         assert self._net is not None
@@ -157,15 +202,20 @@ class TorchProgram(Program):
         return function
 
     def prepare(self, cuda: Cuda, size: Size, stream: Stream) -> None:
-        """Forget the buffers, the memory and the kernels of an earlier size."""
+        """Forget the buffers, the memory and the kernels of an earlier size.
+
+        Raises:
+            OverlayError: the device fails.
+        """
         self._views.clear()
         self._size = size
         if self._compiled:
             torch.compiler.reset()  # it keeps eight sizes, then compiles no more
         if self._on_gpu:
-            self._pool = None
-            torch.cuda.empty_cache()
-            self._pool = torch.cuda.MemPool()
+            with _translated():
+                _POOLS.retire(self._pools)
+                torch.cuda.empty_cache()
+                self._pools.append(torch.cuda.MemPool())
 
     def enqueue(
         self, slot: int, source: DeviceBuffer, target: DeviceBuffer, stream: Stream
@@ -175,11 +225,9 @@ class TorchProgram(Program):
         Raises:
             OverlayError: PyTorch fails, for want of memory say.
         """
-        bgra, picture = self._views.get(slot) or self._new_views(slot, source, target)
-        try:
+        with _translated():
+            bgra, picture = self._views.get(slot) or self._new_views(slot, source, target)
             self._run(bgra, picture, stream)
-        except RuntimeError as exc:  # out of memory, a failure of CUDA's
-            raise OverlayError(f"PyTorch: {_first_line(exc)}") from exc
 
     def _run(self, bgra: Tensor, picture: Tensor, stream: Stream) -> None:
         with torch.inference_mode(), self._in(stream):
@@ -200,14 +248,13 @@ class TorchProgram(Program):
     @contextmanager
     def _in_stream(self, stream: Stream) -> Iterator[None]:
         """Run in a stream of ours, with memory of our own and the quickest of cuDNN's ways."""
-        assert self._pool is not None, "prepare makes it"
         outside = self._streams.get(stream.handle)
         if outside is None:
             outside = torch.cuda.ExternalStream(stream.handle)  # type: ignore[no-untyped-call]
             self._streams[stream.handle] = outside
         with (
             torch.cuda.stream(outside),
-            torch.cuda.use_mem_pool(self._pool),
+            _POOLS.using(self._pools[0]),
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
         ):
             yield
@@ -217,13 +264,25 @@ class TorchProgram(Program):
         self._views.clear()
         self._streams.clear()
         self._net, self._upscale = None, _closed
-        self._pool = None
-        if self._on_gpu:
-            torch.cuda.empty_cache()
+        try:
+            _POOLS.retire(self._pools)
+            if self._on_gpu:
+                torch.cuda.empty_cache()
+        except RuntimeError as exc:  # the device was lost, and its memory with it
+            log.warning("PyTorch did not give its memory back: %s", _first_line(exc))
 
 
 def _closed(bgra: Tensor) -> Tensor:
     raise RuntimeError("the program was closed")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Make PyTorch's errors ours: out of memory, a failure of CUDA's."""
+    try:
+        yield
+    except RuntimeError as exc:
+        raise OverlayError(f"PyTorch: {_first_line(exc)}") from exc
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -403,3 +404,79 @@ def test_a_net_of_another_form_can_take_its_place() -> None:
         given = frame()
         doubled = given.pixels.repeat(2, 0).repeat(2, 1)
         assert np.array_equal(finish(opened, given).pixels, doubled)
+
+
+class Pool:
+    """Stands for PyTorch's pool: freed while any is in use, the real one ends the process."""
+
+    in_use = 0
+    freed: list[int] = []  # noqa: RUF012 - how many were in use then
+
+    def __del__(self) -> None:
+        Pool.freed.append(Pool.in_use)
+
+    @classmethod
+    @contextmanager
+    def used(cls, pool: Pool) -> Iterator[None]:
+        cls.in_use += 1
+        try:
+            yield
+        finally:
+            cls.in_use -= 1
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> type[Pool]:
+    monkeypatch.setattr(Pool, "freed", [])
+    monkeypatch.setattr(torch.cuda, "MemPool", Pool)
+    monkeypatch.setattr(torch.cuda, "use_mem_pool", Pool.used)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle: handle)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return Pool
+
+
+def program_with_a_pool(cuda: Cuda) -> TorchProgram:
+    program = TorchProgram(nn.Identity(), 1, False, "nothing", device="cpu")
+    program._on_gpu = True
+    program.prepare(cuda, SMALL, cuda.stream("compute"))
+    return program
+
+
+def test_no_pool_is_freed_while_another_is_in_use(pools: type[Pool]) -> None:
+    with RecordingCuda() as cuda:
+        stream = cuda.stream("compute")
+        opening, playing = program_with_a_pool(cuda), program_with_a_pool(cuda)
+        with opening._in(stream):
+            playing.prepare(cuda, OTHER, stream)
+            playing.close()
+            assert pools.freed == []
+        assert pools.freed == [0, 0]
+        opening.close()
+        assert pools.freed == [0, 0, 0]
+
+
+def test_a_device_that_is_lost_does_not_keep_it_from_closing(
+    pools: type[Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with RecordingCuda() as cuda:
+        program = program_with_a_pool(cuda)
+        monkeypatch.setattr(torch.cuda, "empty_cache", fails)
+        with pytest.raises(OverlayError, match="PyTorch: CUDA error: an illegal memory access"):
+            program.prepare(cuda, OTHER, cuda.stream("compute"))
+        program.close()
+
+
+def test_memory_that_pytorch_cannot_see_is_one_of_our_errors() -> None:
+    def refused(buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
+        raise RuntimeError("The specified pointer resides on host memory")
+
+    with RecordingCuda() as cuda:
+        stream, buffer = cuda.stream("compute"), cuda.buffer(SMALL.width * SMALL.height * 4, "one")
+        program = TorchProgram(nn.Identity(), 1, False, "one", device="cpu", view=refused)
+        program.prepare(cuda, SMALL, stream)
+        with pytest.raises(OverlayError, match="PyTorch: The specified pointer"):
+            program.enqueue(0, buffer, buffer, stream)
