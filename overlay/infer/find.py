@@ -96,6 +96,8 @@ def open_engine(model: str, backend: str, wish: Wish) -> Upscaler:
         else:
             upscaler = _try_engines(cache, known, name, wish, refused)
         if upscaler is not None:
+            if name[0] not in ON_GPU:
+                _warn_of_gpu(known, refused)
             return upscaler
     if known.missing is not None:
         raise known.missing
@@ -130,8 +132,15 @@ def open_on_gpu(model: str, wish: Wish) -> Upscaler | None:
             upscaler = _try_engines(cache, known, name, wish, refused)
         if upscaler is not None:
             return upscaler
-    log.debug("%s not on a GPU: %s", model, "; ".join(refused))
+    _warn_of_gpu(known, refused)
     return None
+
+
+def _warn_of_gpu(known: _Known, refused: list[str]) -> None:
+    """Say why a model does not run on the GPU that is there."""
+    reasons = [reason for reason in refused if reason.startswith(ON_GPU)]
+    if reasons:
+        log.warning("%s does not run on the GPU: %s", known.name, "; ".join(reasons))
 
 
 def open_quantised(model: str, wish: Wish) -> Upscaler | None:
@@ -205,7 +214,8 @@ def _try_torch(known: _Known, wish: Wish, refused: list[str]) -> Upscaler | None
 
         upscaler = open_torch(known.located, shared_cuda(), wish.filter, download=wish.host)
         return _warm(upscaler, wish.source)
-    except (EngineError, OverlayError, ImportError) as exc:
+    except (EngineError, OverlayError, ImportError, OSError, RuntimeError) as exc:
+        # Loading PyTorch's libraries may fail in any of these ways.
         refused.append(f"torch-cuda: {exc}")
         return None
 

@@ -183,3 +183,34 @@ def test_doctor_lists_the_gpu_s_back_ends_with_the_reason() -> None:
 def test_the_graph_of_an_engine_without_weights_is_made_again(cache: EngineCache) -> None:
     entry = store(cache, "onnxruntime")
     assert onnx.load_from_string(find._graph(entry)).graph.input[0].name == "bgra"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnavailable("PyTorch 2.13.0+cpu (without CUDA) sees no NVIDIA GPU"),
+        OSError("[WinError 126] error loading c10_cuda.dll"),
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+    ],
+)
+@pytest.mark.parametrize("model", ["default-x2", MODEL])
+def test_a_gpu_that_pytorch_cannot_use_costs_a_warning_only(
+    cache: EngineCache,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: str,
+    error: Exception,
+) -> None:
+    import overlay.infer.torch_cuda as torch_cuda
+
+    def fails(*args: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch_cuda, "open_torch", fails)
+    store(cache, "onnxruntime")
+    with open_upscaler(model, source=SIZE, output=SIZE) as upscaler:
+        assert upscaler.backend in ("openvino", "resize")
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert f"{model} does not run on the GPU: torch-cuda: {error}" in told[0]
