@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ os.environ["PYGLFW_LIBRARY_VARIANT"] = "x11"
 
 if sys.platform == "win32":
     collect_ignore_glob = ["**/test_x11*.py"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu`, read only files with such tests: a machine for them has little else.
+
+    PyTorch, NumPy and cuda-bindings are enough; engines are built where onnx is, too.
+    """
+    if config.option.markexpr != "gpu":
+        return None
+    if collection_path == ROOT / "tests" / "engines" / "build" and find_spec("onnx") is None:
+        return True
+    if collection_path.suffix != ".py":
+        return None
+    return "mark.gpu" not in collection_path.read_text(encoding="utf-8") or None
 
 
 @contextlib.contextmanager

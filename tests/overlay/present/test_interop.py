@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+pytest.importorskip("OpenGL", reason="PyOpenGL is not installed")
+
 from overlay.cuda.races import Race
 from overlay.cuda.recording import RecordingCuda
 from overlay.frame import DevicePicture, Frame, Picture, Region, Size, nothing
