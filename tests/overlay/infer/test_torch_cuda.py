@@ -345,9 +345,9 @@ def test_gpu_two_thousand_frames_two_in_flight_in_flat_memory(gpu: Cuda, downloa
     frames = [frame_of(LARGE, seed) for seed in range(6)]
     with upscaler(loaded, gpu, download=download) as opened:
         expected = [first_pixels(gpu, finish(opened, given)) for given in frames]
+        copier = Copier(gpu)
         torch.cuda.synchronize()
         memory = torch.cuda.mem_get_info()[0]
-        copier = Copier(gpu)
         most = 0
         for turn in range(2000):
             opened.submit(frames[turn % 6])
@@ -370,6 +370,7 @@ def first_pixels(cuda: Cuda, picture: Picture) -> Pixels:
 
 @pytest.mark.gpu
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # PyTorch's compiler has warnings of its own
 def test_gpu_compiled_gives_what_the_cpu_gives(gpu: Cuda) -> None:
     loaded = read("realesr-animevideov3-x4")
     with upscaler(loaded, gpu, compiled=True) as opened:
