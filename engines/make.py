@@ -227,7 +227,7 @@ def identity(
         sizes=sizes,
         precision=precision or builder.precisions[0],
         backend=builder.name,
-        backend_version=builder.version(),
+        backend_version=builder.bound_version(options),
         device=builder.device(options),
     )
 

@@ -165,7 +165,11 @@ class Builder(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Give the version that an engine of this back end is bound to."""
+        """Give the version of the back end that is installed."""
+
+    def bound_version(self, options: Options) -> str:
+        """Give the version, or the range of versions, that an engine with these options needs."""
+        return self.version()
 
     @abstractmethod
     def device(self, options: Options) -> dict[str, str]:

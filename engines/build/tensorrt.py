@@ -54,13 +54,17 @@ class TensorRtBuilder(Builder):
         return shared.installed(TITLE, DISTRIBUTIONS, INSTALL)
 
     def device(self, options: Options) -> dict[str, str]:
-        """Name this machine's GPU; "compatible" where an engine is not for it alone.
+        """Name this machine's GPU, or, for an engine that is not for it alone, which it is for.
 
         Raises:
             BuilderMissing: there is none.
         """
         facts = cuda.device_facts(_WISH)
-        return {**facts, "compatible": "ampere and later"} if options.hardware_compatible else facts
+        return {"compatible": "ampere and later"} if options.hardware_compatible else facts
+
+    def bound_version(self, options: Options) -> str:
+        version = self.version()
+        return f"{version.partition('.')[0]}.x" if options.version_compatible else version
 
     def build(self, request: Request, progress: Progress) -> Built:
         cuda.gpu_runtime(_WISH)

@@ -410,3 +410,16 @@ def test_it_builds_and_runs(toy_graph: ToyGraph, toy_spec: ModelSpec, strip: boo
     if strip:
         with pytest.raises(EngineMismatch, match="without its weights"):
             TensorRtBuilder().open(built.engine, toy_spec, sizes)
+
+
+def test_an_engine_for_more_than_this_gpu_and_version_is_not_bound_to_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = {"gpu": "NVIDIA GeForce RTX 4090", "sm": "8.9", "driver": "CUDA 13.0"}
+    monkeypatch.setattr(cuda, "device_facts", lambda wish: facts)
+    monkeypatch.setattr(TensorRtBuilder, "version", lambda self: "11.4.0.106")
+    builder = TensorRtBuilder()
+    assert builder.device(Options()) == facts
+    assert builder.bound_version(Options()) == "11.4.0.106"
+    assert builder.device(Options(hardware_compatible=True)) == {"compatible": "ampere and later"}
+    assert builder.bound_version(Options(version_compatible=True)) == "11.x"
