@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from engines import frames, load, make, zoo
@@ -148,20 +151,51 @@ def _build(cache: EngineCache, arguments: argparse.Namespace) -> int:
             raise UsageError(f"--frames: {exc}") from exc
     jobs = _jobs(arguments)
     rows: list[Row] = []
-    interrupted = False
-    with _shown(arguments, len(jobs)) as shown:
-        try:
-            for row in make.make(jobs, plan, cache, shown.phase, shown.begin):
+    with (
+        _shown(arguments, len(jobs)) as shown,
+        _interrupts() as interrupted,
+        suppress(KeyboardInterrupt),
+    ):
+
+        def step(text: str, fraction: float | None) -> None:
+            if interrupted():
+                raise KeyboardInterrupt
+            shown.phase(text, fraction)
+
+        for row in make.make(jobs, plan, cache, step, shown.begin):
+            if not (interrupted() and row.status == "failed"):
                 rows.append(row)
                 shown.done(row)
-        except KeyboardInterrupt:
-            interrupted = True
+            if interrupted():
+                break
     _print(arguments, cache, rows)
-    if interrupted:
+    if interrupted():
         kept = sum(row.status in ("built", "fresh") for row in rows)
         sys.stderr.write(f"interrupted; {kept} of {len(jobs)} engines are finished and kept\n")
         return 130
     return EngineMissing.exit_code if _is_short(rows) else 0
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Say whether SIGINT came; the first one raises nothing, the second KeyboardInterrupt.
+
+    In the middle of its imports PyTorch may swallow a KeyboardInterrupt, or abort on it.
+    """
+    caught = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal caught
+        if caught:
+            raise KeyboardInterrupt
+        caught = True
+        os.write(2, b"\nending after this step; once more ends it at once\n")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: caught
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_short(rows: Sequence[Row]) -> bool:

@@ -54,7 +54,7 @@ def test_three_families_are_built_for_every_back_end_and_then_are_fresh(
     assert [row["status"] for row in rows] == ["built"] * 9
     for row in rows:
         assert row["size"] == SIZE
-        assert row["build_s"] >= 0
+        assert row["build_s"] > 0
         assert row["engine_mb"] > 0.01
         assert row["psnr"] == "inf" or row["psnr"] > 55
         assert Path(row["path"]).is_file()
@@ -359,12 +359,30 @@ def test_a_build_that_is_ended_can_be_done_again(
     time.sleep(0.5)
     process.send_signal(number)
     process.communicate(timeout=60)
-    # In the middle of some library's import Python may also die of the interrupt itself.
-    assert process.returncode in ((-9,) if number == signal.SIGKILL else (130, -2))
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
     assert cache.entries() == []
     assert cache.leftovers() == []
     code, (row,) = build(capsys, "--models", "default-x2", "--backend", "onnx")
     assert (code, row["status"]) == (0, "built")
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_build(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallows(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            arguments[3]("the next step", None)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # the second does not wait
+        yield cli.Row("net", SIZE, "onnxruntime", "", "failed", "no attribute 'exc'")
+        raise AssertionError("the next engine was begun")
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli.make, "make", swallows)
+    code, rows = build(capsys, "--models", "default-x2", "--backend", "onnx")
+    assert (code, rows) == (130, [])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_sizes_are_read() -> None:
