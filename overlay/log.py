@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+HANDLER = "overlay"  # the name of our handlers
 _FORMAT = "%(asctime)s %(levelname)-7s %(threadName)-9s %(name)s: %(message)s"
 
 
@@ -20,13 +21,17 @@ def log_path() -> Path:
 def set_up(verbose: bool = False) -> None:
     """Log to the terminal (INFO and above, DEBUG if `verbose`) and to `log_path`.
 
-    A folder that cannot be written costs the file, not the run.
+    A folder that cannot be written costs the file, not the run. What an earlier call set up ends.
     """
     root = logging.getLogger()
+    for handler in [h for h in root.handlers if h.get_name() == HANDLER]:
+        root.removeHandler(handler)
+        handler.close()
     root.setLevel(logging.DEBUG)
     logging.getLogger("OpenGL").setLevel(logging.WARNING)
     logging.captureWarnings(True)
     terminal = logging.StreamHandler(sys.stderr)
+    terminal.set_name(HANDLER)
     terminal.setLevel(logging.DEBUG if verbose else logging.INFO)
     terminal.setFormatter(logging.Formatter("overlay: %(message)s"))
     root.addHandler(terminal)
@@ -39,6 +44,7 @@ def set_up(verbose: bool = False) -> None:
     except OSError as exc:
         logging.getLogger(__name__).warning("no log file: %s: %s", path, exc.strerror)
         return
+    file.set_name(HANDLER)
     file.setLevel(logging.DEBUG if verbose else logging.INFO)
     file.setFormatter(logging.Formatter(_FORMAT))
     root.addHandler(file)

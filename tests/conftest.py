@@ -18,6 +18,7 @@ The X server chooses a free display number itself (-displayfd), so sessions can 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import subprocess
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import pytest
 
+from overlay import log
 from tests.games import dies_with_parent, require, stop_group
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,18 @@ os.environ["PYGLFW_LIBRARY_VARIANT"] = "x11"
 
 if sys.platform == "win32":
     collect_ignore_glob = ["**/test_x11*.py"]
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_stays() -> Iterator[None]:
+    """Take away what a run in this process set up: its stream is closed after the test."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in [h for h in root.handlers if h.get_name() == log.HANDLER]:
+        if handler not in before:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -35,11 +35,16 @@ class ScriptedSource(CaptureSource):
         script: Iterable[int | Exception | Region | None],
         period_s: float = 0.0,
         may_come: Callable[[int], bool] = lambda shown: True,
+        *,
+        waits: bool = False,
     ) -> None:
-        """`may_come(n)`: whether the frame after the n-th may come now."""
+        """`may_come(n)`: whether the frame after the n-th may come now; `waits`: none comes
+        before all earlier ones have ended, however slow the machine (see `run`)."""
         self._script = iter(script)
         self._may_come = may_come
         self._period_s = period_s
+        self.waits = waits
+        self.pending: Callable[[], int] = int
         self.sequence = 0
         self.visible_now = True
         self.region_now = REGION
@@ -47,6 +52,7 @@ class ScriptedSource(CaptureSource):
     def grab(self, timeout_s: float) -> Frame | None:
         time.sleep(self._period_s)
         wait_for(lambda: self._may_come(self.sequence))
+        wait_for(lambda: not self.waits or self.pending() == 0)
         step = next(self._script, SourceClosed("the script ended"))
         if isinstance(step, Exception):
             raise step
@@ -188,6 +194,8 @@ def run(
     **options: object,
 ) -> tuple[Counts, TraceRecorder, Pipeline]:
     recorder = TraceRecorder()
+    if isinstance(source, ScriptedSource):
+        source.pending = lambda: recorder.counts().pending
     pipeline = Pipeline(source, upscaler, presenter, recorder, **options)  # type: ignore[arg-type]
     try:
         pipeline.run()
@@ -320,11 +328,11 @@ def test_a_broken_upscaler_is_replaced_by_the_plain_upscale() -> None:
     presenter = FakePresenter()
     broken = FakeUpscaler("net", fails_on=frozenset(range(5, 200)))
     counts, _, pipeline = run(
-        ScriptedSource(range(1, 41), 0.01), broken, presenter,
+        ScriptedSource(range(1, 41), waits=True), broken, presenter,
         reopen=lambda name, source, output: FakeUpscaler(name, inline=True),
     )  # fmt: skip
-    assert counts.failed == 3
-    assert counts.presented > 25
+    assert counts.failed in (3, 4)  # one may come before the exchange
+    assert counts.presented >= 36
     assert pipeline.model == "fsr1"
     assert broken.closed
 
@@ -396,13 +404,13 @@ class FixedSize(FakeUpscaler):
 def test_an_engine_of_another_size_is_opened_after_a_resize() -> None:
     presenter = FakePresenter()
     script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
-    source = ScriptedSource(script, 0.005)
+    source = ScriptedSource(script, waits=True)
     counts, _, pipeline = run(
         source, FixedSize("net", SIZE), presenter, name="net",
         reopen=lambda name, size, output: FixedSize(name, size),
     )  # fmt: skip
-    assert counts.failed == 1  # the one that showed it
-    assert counts.presented > 20
+    assert counts.failed in (1, 2)  # the one that showed it, and one before the exchange
+    assert counts.presented >= 37
     assert (pipeline.model, presenter.pictures[-1].frame.size) == ("net", Size(6, 6))
 
 
@@ -414,11 +422,11 @@ def test_without_an_engine_of_the_new_size_the_plain_upscale_is_shown() -> None:
 
     presenter = FakePresenter()
     script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
-    counts, _, pipeline = run(
-        ScriptedSource(script, 0.005), FixedSize("net", SIZE), presenter, name="net", reopen=reopen
-    )
+    source = ScriptedSource(script, waits=True)
+    counts, _, pipeline = run(source, FixedSize("net", SIZE), presenter, name="net", reopen=reopen)
     assert pipeline.model == "fsr1"
-    assert counts.presented > 20
+    assert counts.failed in (3, 4)  # one may come before the exchange
+    assert counts.presented >= 36
 
 
 def test_a_failure_of_any_kind_after_a_resize_shows_the_plain_upscale() -> None:
@@ -429,11 +437,11 @@ def test_a_failure_of_any_kind_after_a_resize_shows_the_plain_upscale() -> None:
 
     presenter = FakePresenter()
     script = [*range(1, 11), Region(0, 0, 6, 6), *range(11, 41)]
-    counts, _, pipeline = run(
-        ScriptedSource(script, 0.005), FixedSize("net", SIZE), presenter, name="net", reopen=reopen
-    )
+    source = ScriptedSource(script, waits=True)
+    counts, _, pipeline = run(source, FixedSize("net", SIZE), presenter, name="net", reopen=reopen)
     assert pipeline.model == "fsr1"
-    assert counts.presented > 20
+    assert counts.failed in (3, 4)  # one may come before the exchange
+    assert counts.presented >= 36
 
 
 def test_a_resize_while_another_upscaler_is_opened_leaves_none_open() -> None:
