@@ -15,9 +15,12 @@ thereby how long each is of use (A. Duda et al., "Estimating global time in dist
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from overlay.cuda import Cuda, Event, Stream
 from overlay.frame import DeviceSpan, DeviceTimes
@@ -77,8 +80,7 @@ class DeviceClock:
         """
         below, above = _Bound(begin_ns, asked_ns - begin_ns), _Bound(end_ns, seen_ns - end_ns)
         if self._windows and not self._agrees(below, above):
-            self._windows.clear()  # the clock was set, or stood still: a reset, a suspend
-            self.drift = (-MAX_DRIFT, MAX_DRIFT)
+            self.restart()  # the clock was set, or stood still: a reset, a suspend
         last = self._windows[-1] if self._windows else None
         if last is None or end_ns >= last.until_ns:
             if last is not None:
@@ -89,6 +91,11 @@ class DeviceClock:
             last.below = below
         if above.offset_ns < last.above.offset_ns:
             last.above = above
+
+    def restart(self) -> None:
+        """Forget what was learned."""
+        self._windows.clear()
+        self.drift = (-MAX_DRIFT, MAX_DRIFT)
 
     def at(self, device_ns: int) -> Moment:
         """Find when a time of the device was.
@@ -147,6 +154,18 @@ Marks = tuple[Event, Event]
 _RENEW_MS = 4000.0
 
 
+def _coarseness_ns(distance_ns: int) -> int:
+    """How wrong a distance of events may be by being a 32-bit float of ms.
+
+    0 where `RESOLUTION_NS` covers it. It grows when no frame came for a while, as the base is
+    renewed at frames.
+    """
+    distance_ms = abs(distance_ns) / 1e6
+    if distance_ms <= 2 * _RENEW_MS:
+        return 0
+    return math.ceil(float(np.spacing(np.float32(distance_ms))) * 1e6)
+
+
 class CudaClock:
     """Gives the times of a frame's events, made with timing, on the host's clock.
 
@@ -186,14 +205,15 @@ class CudaClock:
         """
         last = download or infer
         begin_ns, end_ns = self._device_ns(upload[0]), self._device_ns(last[1])
-        self.clock.observe(asked_ns, begin_ns, end_ns, seen_ns)
+        coarse_ns = _coarseness_ns(end_ns - self._base_ns)
+        self.clock.observe(asked_ns - coarse_ns, begin_ns, end_ns, seen_ns + coarse_ns)
         begin = self.clock.at(begin_ns)
         offset_ns = begin.host_ns - begin_ns
         times = DeviceTimes(
             self._span(upload, offset_ns),
             self._span(infer, offset_ns),
             self._span(download, offset_ns) if download else None,
-            begin.error_ns,
+            begin.error_ns + coarse_ns,
         )
         self._renew(begin_ns)
         return times
@@ -222,6 +242,8 @@ class CudaClock:
             return
         next_ns = self._device_ns(self._next)
         if begin_ns > next_ns:
+            if _coarseness_ns(next_ns - self._base_ns):
+                self.clock.restart()  # what is told by the new base is apart by that much
             self._base, self._next = self._next, self._base
             self._base_ns = next_ns
             self._renewing = False

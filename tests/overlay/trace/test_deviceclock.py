@@ -141,6 +141,29 @@ def test_frames_of_an_hour_keep_their_microseconds() -> None:
         clock.close()
 
 
+@pytest.mark.parametrize("pause_s", [5, 20, 300, 7200])
+def test_after_a_pause_the_stated_error_holds(pause_s: int) -> None:
+    with TimedCuda() as cuda:
+        stream, device = cuda.stream("copy"), Device(12e-6)
+        marks = [cuda.event(f"mark {n}", timing=True) for n in range(4)]
+        cuda.now_ns = device.ns(10 * S)
+        clock = CudaClock(cuda, stream)
+        rng, asked = random.Random(pause_s), 11 * S
+        for number in range(3000):
+            asked += 16 * MS + (number % 100 == 50) * rng.randrange(pause_s * S)
+            at = [asked + US, asked + 300 * US, asked + 310 * US, asked + 5 * MS]
+            for mark, true_ns in zip(marks, at, strict=True):
+                cuda.now_ns = device.ns(true_ns)
+                cuda.record(mark, stream)
+            cuda.advance()
+            times = clock.times(asked, at[-1] + US, (marks[0], marks[1]), (marks[2], marks[3]))
+            for span, true_ns in zip((times.upload, times.infer), at[::2], strict=True):
+                assert isinstance(span, DeviceSpan)
+                assert abs(span.start_ns - true_ns) <= times.error_ns
+        assert times.error_ns < 100 * US, "it is as fine as before once the base has moved"
+        clock.close()
+
+
 def test_without_a_download_there_is_no_time_of_it() -> None:
     with RecordingCuda() as cuda:
         stream = cuda.stream("copy")
