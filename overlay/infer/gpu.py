@@ -103,6 +103,10 @@ class Program(ABC):
         """Whether `enqueue` may be captured in a graph; asked after the warm-up."""
         return True
 
+    def captures_itself(self) -> bool:
+        """Hear that `enqueue` was not captured; True for "prepare me again, with my own graphs"."""
+        return False
+
     def warmed(self) -> None:  # noqa: B027 - most have nothing to keep
         """Hear that the warm-up is over: what was compiled for it can be stored."""
 
@@ -244,18 +248,23 @@ class GpuUpscaler(Upscaler):
         self._drafts.clear()
         try:
             self._allocate(size)
-            self._program.prepare(self._cuda, size, self._compute)
-            self._run_once(self._all[0])
-            self._program.warmed()
-            with_graphs = self._capture()
+            self._prepare(size)
+            graphs = "with" if self._capture() else "without"
+            if graphs == "without" and self._program.captures_itself():
+                self._prepare(size)
+                graphs = "with the library's own"
         except BaseException:
             self._discard()
             raise
         self._drafts.clear()
         self._size = size
         took_ms = 1e3 * (time.perf_counter() - start)
-        graphs = "with" if with_graphs else "without"
         log.info("readied %s for %s in %.0f ms, %s graphs", self.model, size, took_ms, graphs)
+
+    def _prepare(self, size: Size) -> None:
+        self._program.prepare(self._cuda, size, self._compute)
+        self._run_once(self._all[0])
+        self._program.warmed()
 
     def _allocate(self, size: Size) -> None:
         shape = (size.height * self.scale, size.width * self.scale)

@@ -48,6 +48,7 @@ class RtxTensorRt(TensorRtProgram):
     ) -> None:
         super().__init__(cuda, engine, builder._library, builder.TITLE)
         self._kept, self._keep = kept, keep
+        self._captures_itself = False
 
     def _new_context(self, cuda: Cuda, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
         config: trt.IRuntimeConfig = engine.create_runtime_config()
@@ -55,7 +56,7 @@ class RtxTensorRt(TensorRtProgram):
         if self._kept and not cache.deserialize(self._kept):
             log.info("the runtime cache of %s is not for this GPU: a new one", self._facts.model)
         config.set_runtime_cache(cache)
-        if not cuda.has_graphs:
+        if self._captures_itself:
             import tensorrt_rtx as trt
 
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -63,8 +64,16 @@ class RtxTensorRt(TensorRtProgram):
         return engine.create_execution_context(config)
 
     def capturable(self, stream: Stream) -> bool:
-        """Ask the library."""
-        return bool(self._context.is_stream_capturable(stream.handle))
+        """Ask the library, unless it captures by itself."""
+        return not self._captures_itself and bool(self._context.is_stream_capturable(stream.handle))
+
+    def captures_itself(self) -> bool:
+        """Let the library capture: in a new context, for its strategy cannot be changed."""
+        if self._captures_itself:
+            return False
+        self._captures_itself = True  # for every size from now on
+        self.__dict__.pop("_context", None)
+        return True
 
     def warmed(self) -> None:
         """Store what was compiled; that it cannot be is no reason to stop."""

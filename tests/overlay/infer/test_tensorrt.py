@@ -357,17 +357,28 @@ def test_it_is_asked_whether_its_stream_can_be_captured(rtx: Library, cuda: Hand
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx-cu13"
 )
-@pytest.mark.parametrize("has_graphs", [True, False])
+@pytest.mark.parametrize(("has_graphs", "capturable"), [(True, True), (True, False), (False, True)])
 def test_where_we_capture_no_graphs_it_captures_its_own(
-    has_graphs: bool, monkeypatch: pytest.MonkeyPatch
+    has_graphs: bool,
+    capturable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import tensorrt_rtx as trt  # type: ignore[import-untyped, unused-ignore]
 
+    caplog.set_level(logging.INFO)
+    ours = has_graphs and capturable
     with HandleCuda(0, graphs=has_graphs) as cuda:
         library: Any = next(stand_in(cuda, "tensorrt-rtx", "bgra", monkeypatch))
+        library.capturable = capturable
         with opened("tensorrt-rtx", cuda) as upscaler:
             check(finish(upscaler, frame()))
-        own = None if has_graphs else trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            assert (cuda.calls["captured"] > 0) == ours
+            assert ("the library's own graphs" in caplog.text) != ours
+            library.capturable = True
+            check(finish(upscaler, frame(OTHER)))
+            assert (cuda.calls["captured"] > 2) == ours, "it stays with what it chose"
+        own = None if ours else trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         assert library.config.cuda_graph_strategy == own
 
 
