@@ -14,11 +14,11 @@ wait for the device: none of them belongs in the loop.
 from __future__ import annotations
 
 import atexit
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -333,12 +333,53 @@ def _opened(name: str) -> Cuda:
     return cuda
 
 
-@cache
+class _Shared:
+    """The device of this process: opened once, asked whether it still works at each use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cuda: Cuda | None = None
+        self._refused: BackendUnavailable | None = None
+
+    def get(self) -> Cuda:
+        with self._lock:
+            if self._refused is not None:
+                raise BackendUnavailable(str(self._refused)) from self._refused
+            if self._cuda is None:
+                self._cuda = self._open()
+            self._check(self._cuda)
+            return self._cuda
+
+    def _open(self) -> Cuda:
+        try:
+            cuda = open_cuda()
+        except BackendUnavailable as exc:
+            self._refused = exc  # the search for drivers takes a while, and would end alike
+            raise
+        self._probe = cuda.event("probe")
+        atexit.register(cuda.close)
+        return cuda
+
+    def _check(self, cuda: Cuda) -> None:
+        """Ask the device; one that failed says so at every call, until the process ends."""
+        try:
+            cuda.done(self._probe)
+        except CudaError as exc:
+            raise BackendUnavailable(
+                f"the GPU failed and cannot be used again by this process ({exc}); "
+                "start the program again"
+            ) from exc
+
+
+_shared = _Shared()
+
+
 def shared_cuda() -> Cuda:
-    """Open the GPU once for the whole process; closed when it ends; errors as `open_cuda`.
+    """Open the GPU once for the whole process; closed when it ends; on any thread.
 
     Upscalers come and go while the presenter keeps buffers registered, so none of them owns it.
+
+    Raises:
+        BackendUnavailable: as `open_cuda`, or the device failed meanwhile.
     """
-    cuda = open_cuda()
-    atexit.register(cuda.close)
-    return cuda
+    return _shared.get()
