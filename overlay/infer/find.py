@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -191,7 +191,7 @@ def _groups(backend: str, refused: list[str]) -> Iterator[tuple[str, ...]]:
         yield (backend,)
         return
     if reason := gpu_reason():
-        log.debug("no NVIDIA GPU: %s", reason)
+        _say_no_gpu(reason)
     else:
         yield from (
             (name,) for name in ("tensorrt", "tensorrt-rtx") if find_spec(OPENABLE[name][0])
@@ -204,6 +204,12 @@ def _groups(backend: str, refused: list[str]) -> Iterator[tuple[str, ...]]:
     else:
         lines = [f"{name}: {OPENABLE[name][1]}" for name in ("openvino", "onnxruntime")]
         refused.append(f"nothing that runs engines on the CPU is installed ({'; '.join(lines)})")
+
+
+@cache
+def _say_no_gpu(reason: str) -> None:
+    """Say it once for each reason: upscalers are opened again and again."""
+    log.info("no NVIDIA GPU is used: %s", reason)
 
 
 def _try_torch(known: _Known, wish: Wish, refused: list[str]) -> Upscaler | None:

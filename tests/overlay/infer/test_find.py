@@ -157,12 +157,30 @@ def test_without_a_gpu_its_back_ends_say_so_in_one_line(backend: str) -> None:
 
 
 def test_without_a_gpu_auto_takes_the_cpu_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        caplog.at_level(logging.DEBUG, "overlay.infer"),
-        open_upscaler("default-x2", source=SIZE, output=SIZE) as upscaler,
-    ):
-        assert upscaler.backend == "openvino"
-    assert any("no NVIDIA GPU" in record.getMessage() for record in caplog.records)
+    find._say_no_gpu.cache_clear()
+    caplog.set_level(logging.INFO, "overlay.infer")
+    for _ in range(2):
+        with open_upscaler("default-x2", source=SIZE, output=SIZE) as upscaler:
+            assert upscaler.backend == "openvino"
+    said = [line for line in caplog.messages if "no NVIDIA GPU is used: " in line]
+    assert len(said) == 1
+    assert "driver" in said[0]
+
+
+def test_default_leaves_a_gpu_that_is_too_slow(
+    cache: EngineCache,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(
+        "overlay.infer.measure_ms", lambda upscaler, source: 40.0 if upscaler.scale == 1 else 5.0
+    )  # the stand-in on the GPU does not enlarge
+    with open_upscaler("default", source=SIZE, output=SIZE) as upscaler:
+        assert (opened, upscaler.backend) == (["torch-cuda"], "openvino")
+    assert "40.0 ms a frame, more than 33 ms" in caplog.text
+    with open_upscaler("default-x2", source=SIZE, output=SIZE) as named:
+        assert named.scale == 1, "what is asked for by name is taken however slow it is"
 
 
 def test_a_device_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
