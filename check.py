@@ -20,14 +20,23 @@ ROOT = Path(__file__).resolve().parent
 
 def steps(fast: bool, pytest_arguments: Sequence[str]) -> dict[str, list[str]]:
     """Name the checks, in order, with the arguments for `python -m`."""
-    chosen = ["-m", "not game and not slow"] if fast else []
+    pytest = ["pytest", "-rs", "--durations=10"]
+    pytest += ["-m", "not game and not slow"] if fast else []
+    # Nothing in these folders depends on the time it takes, so files may run side by side.
+    nets = [f"tests/{name}" for name in ("engines", "evaluation", "training")]
+    tests = {
+        "tests, nets": [*pytest, "--numprocesses=auto", "--dist=loadfile", *nets],
+        "tests, rest": [*pytest, *(f"--ignore={name}" for name in nets)],
+    }
+    if pytest_arguments:
+        tests = {"tests": [*pytest, *pytest_arguments]}
     return {
         "format": ["ruff", "format", "--check", "."],
         "lint": ["ruff", "check", "."],
         "types": ["mypy"],
         "types, Windows": ["mypy", "--platform", "win32"],
         "types, tools": ["mypy", "check.py", "tools/bootstrap.py"],
-        "tests": ["pytest", "-rs", "--durations=10", *chosen, *pytest_arguments],
+        **tests,
     }
 
 
