@@ -4,14 +4,12 @@ An episode is a demo: bots play, a spectator follows them. Played back with a fi
 and fixed random numbers (`detrand.c`) it shows the same frames at any window size, so the small
 render and the large one are a true LR/HR pair: the LR was rasterised, not downscaled.
 
-    python -m training.collect.openarena record oa_dm1 --gametype 0
-    python -m training.collect.openarena render training/demos/*.dm_71 --out data/openarena
+    python -m training.collect.openarena oa_dm1     records training/demos/oa_dm1.dm_71
 
-Debian packages: openarena, openarena-oacmp1, xvfb, gcc. The frames are under OpenArena's own
+A new map must be given a split in `training/collect/splits.py` too. Debian packages: openarena,
+openarena-oacmp1, xvfb, gcc. The frames are under OpenArena's own
 licence (GPL-2 or later) and are not part of this repository; only the demos are.
 """
-
-# ruff: noqa: T201 - a command-line program
 
 from __future__ import annotations
 
@@ -20,21 +18,21 @@ import mmap
 import os
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from training.collect.display import private_display
+from training.collect.packaged import build_library, debian_versions, private_display, run_program
+from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
+from training.collect.splits import split_of
 
 HERE = Path(__file__).parent
 DEMOS = HERE.parent / "demos"
 ENGINE = "/usr/lib/ioquake3/ioquake3"
-SIZES = ((480, 270), (640, 360), (960, 540), (1920, 1080))  # (width, height)
 BOTS = ("grism", "kyonshi", "sarge", "major", "gargoyle", "merman")
 
 HOST_GAME = """
@@ -81,7 +79,7 @@ def follow_script(name: str, frames: int, changes: int = 6) -> str:
 
 
 def run_engine(
-    home: Path, script: str, size: tuple[int, int], display: str, *, preload: Path | None = None
+    home: Path, script: str, size: Size, display: str, *, preload: Path | None = None
 ) -> None:
     """Run the game on `script` until it quits by itself.
 
@@ -92,7 +90,7 @@ def run_engine(
         display: X display.
         preload: library to preload.
     Raises:
-        RuntimeError: the game did not end within ten minutes or failed.
+        CollectError: the game did not end within ten minutes, or failed.
     """
     (home / "baseoa" / "run.cfg").write_text(script)
     cvars = {
@@ -112,21 +110,16 @@ def run_engine(
         "com_introplayed": 1,
         "com_ansiColor": 0,
     }
-    command = [ENGINE]
+    command: list[str] = [ENGINE]
     for name, value in cvars.items():
         command += ["+set", name, str(value)]
     environment = dict(os.environ, DISPLAY=display, SDL_VIDEODRIVER="x11")
     if preload is not None:
         environment["LD_PRELOAD"] = str(preload)
-    with open(home / "log.txt", "w") as log:
-        done = subprocess.run(
-            [*command, "+exec", "run.cfg"], env=environment, stdout=log, stderr=log, timeout=600
-        )
-    if done.returncode != 0:
-        raise RuntimeError(f"ioquake3 ended with {done.returncode}, see {home / 'log.txt'}")
+    run_program([*command, "+exec", "run.cfg"], environment, home / "log.txt")
 
 
-def frames_of(avi: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def frames_of(avi: Path, size: Size) -> Iterator[Pixels]:
     """Give each raw frame of an ioquake3 AVI: uint8 BGR, (H, W, 3), top row first, a copy."""
     width, height = size
     length = width * height * 3
@@ -161,69 +154,65 @@ def record(map_name: str, gametype: int, frames: int, out: Path) -> Path:
     return target
 
 
-def build_preload(folder: Path) -> Path:
-    """Compile `detrand.c` into `folder`."""
-    library = folder / "detrand.so"
-    source = str(HERE / "detrand.c")
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
+class OpenArena(Runner):
+    """Plays recorded demos back."""
 
+    name = "openarena"
+    licence = "GPL-2.0-or-later (OpenArena)"
 
-def render(demo: Path, out: Path, fps: float, sizes: Sequence[tuple[int, int]] = SIZES) -> int:
-    """Render one demo at every size.
+    def __init__(self, demos: Path = DEMOS, fps: float = 1.0) -> None:
+        self.demos, self.fps = demos, fps
 
-    Args:
-        demo: `MAP.dm_71`.
-        out: frames go to `out/MAP/<height>/<number>.png`, BGR as cv2 writes it.
-        fps: frames a second of game time.
-        sizes: window sizes (width, height).
-    Returns:
-        Frames that exist at every size; surplus ones are removed.
-    """
-    counts = []
-    with tempfile.TemporaryDirectory() as folder, private_display() as display:
-        preload = build_preload(Path(folder))
-        for size in sizes:
-            home = new_home(Path(folder) / f"home{size[1]}")
+    def episodes(self, frames: int | None = None) -> list[Episode]:
+        return [
+            Episode(
+                self.name,
+                demo.stem.replace("_", "-").lower(),
+                demo.stem,
+                split_of(self.name, demo.stem),
+                frames,
+                1,
+                {"tick": "ms", "fps": self.fps, "hud": False, "lod_bias": -2, "antialiasing": 0},
+            )
+            for demo in sorted(self.demos.glob("*.dm_71"))
+        ]
+
+    def versions(self) -> dict[str, str]:
+        if not Path(ENGINE).exists():
+            raise CollectError(
+                f"OpenArena is not installed (no {ENGINE}): apt install openarena openarena-oacmp1 "
+                "xvfb gcc"
+            )
+        return debian_versions("openarena", "openarena-oacmp1", "ioquake3", "libgl1-mesa-dri")
+
+    def render(self, episode: Episode, size: Size) -> Generator[Frame]:
+        demo = self.demos / f"{episode.map}.dm_71"
+        with tempfile.TemporaryDirectory(prefix="openarena-") as folder:
+            home = new_home(Path(folder) / "home")
             shutil.copyfile(demo, home / "baseoa" / "demos" / demo.name)
-            script = PLAY_DEMO.format(fps=fps, demo=demo.stem)
-            run_engine(home, script, size, display, preload=preload)
-            target = out / demo.stem / str(size[1])
-            target.mkdir(parents=True, exist_ok=True)
-            count = 0
-            for avi in sorted((home / "baseoa" / "videos").glob("*.avi")):
-                for frame in frames_of(avi, size):
-                    path = str(target / f"{count:04d}.png")
-                    cv2.imwrite(path, frame, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-                    count += 1
-            shutil.rmtree(home)
-            counts.append(count)
-    for size in sizes:
-        for surplus in sorted((out / demo.stem / str(size[1])).glob("*.png"))[min(counts) :]:
-            surplus.unlink()
-    return min(counts)
+            script = PLAY_DEMO.format(fps=self.fps, demo=demo.stem)
+            preload = build_library(HERE / "detrand.c", Path(folder))
+            with private_display(*size) as display:
+                run_engine(home, script, size, display, preload=preload)
+            videos = sorted((home / "baseoa" / "videos").glob("*.avi"))
+            pixels = (frame for video in videos for frame in frames_of(video, size))
+            for number, frame in enumerate(islice(pixels, episode.frames)):
+                yield Frame(number, round(number * 1000 / self.fps), frame)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
+    """Record demos."""
     parser = argparse.ArgumentParser(prog="python -m training.collect.openarena")
-    commands = parser.add_subparsers(dest="command", required=True)
-    rec = commands.add_parser("record", help="bots play a map; the demo is the episode")
-    rec.add_argument("maps", nargs="+")
-    rec.add_argument("--gametype", type=int, default=0, help="0 free for all, 4 capture the flag")
-    rec.add_argument("--frames", type=int, default=2400, help="at 40 a second")
-    rec.add_argument("--out", type=Path, default=DEMOS)
-    ren = commands.add_parser("render", help="draw demos at every size")
-    ren.add_argument("demos", nargs="+", type=Path)
-    ren.add_argument("--fps", type=float, default=1.0, help="frames a second of game time")
-    ren.add_argument("--out", type=Path, default=Path("data/openarena"))
+    parser.add_argument("maps", nargs="+", help="bots play each; the demo is the episode")
+    parser.add_argument(
+        "--gametype", type=int, default=0, help="0 free for all, 4 capture the flag"
+    )
+    parser.add_argument("--frames", type=int, default=2400, help="at 40 a second")
+    parser.add_argument("--out", type=Path, default=DEMOS)
     options = parser.parse_args(arguments)
-    if options.command == "record":
-        for map_name in options.maps:
-            print(record(map_name, options.gametype, options.frames, options.out), flush=True)
-    else:
-        for demo in options.demos:
-            print(demo.stem, render(demo, options.out, options.fps), "frames", flush=True)
+    for map_name in options.maps:
+        demo = record(map_name, options.gametype, options.frames, options.out)
+        sys.stdout.write(f"{demo}\n")
     return 0
 
 

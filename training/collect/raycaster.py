@@ -5,26 +5,25 @@ filter and without anti-aliasing, as the games of the nineties and their success
 made-up textures, so that the nets see that kind of picture too. Pixels are sampled at their
 centres, so any two sizes are aligned exactly.
 
-    python -m training.collect.raycaster --out data/raycaster --count 200
+A frame is a scene of its own; an episode is a seed.
 """
-
-# ruff: noqa: T201 - a command-line program
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SIZES = ((480, 270), (640, 360), (960, 540), (1920, 1080))  # (width, height)
+from training.collect.align import Limits
+from training.collect.runner import Episode, Frame, Runner, Size
+from training.collect.splits import maps_of
+
 GRID = 24  # cells of the maze
 TEXELS = 64  # side of a texture
+SCENES = 150  # of each seed
 EYE = 0.5  # height of the camera; walls are 1 high
 
 Floats = NDArray[np.float32]
@@ -249,23 +248,26 @@ class Scene:
         picture[area] = np.where(opaque, texels[..., :3] * shade, picture[area])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.collect.raycaster")
-    parser.add_argument("--out", type=Path, default=Path("data/raycaster"))
-    parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    for number in range(options.count):
-        scene = Scene(options.seed * 100_000 + number)
-        for width, height in SIZES:
-            folder = options.out / f"seed{options.seed}" / str(height)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = str(folder / f"{number:04d}.png")
-            cv2.imwrite(path, scene.render(width, height), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    print(options.out, options.count, "scenes")
-    return 0
+class Raycaster(Runner):
+    """Scenes of made-up places."""
 
+    name = "raycaster"
+    licence = "Apache-2.0 (made by this project)"
+    limits = Limits(shift_px=0.5, psnr_db=22.0, frame_psnr_db=18.0)
 
-if __name__ == "__main__":
-    sys.exit(main())
+    def episodes(self, frames: int | None = None) -> list[Episode]:
+        return [
+            Episode(
+                self.name, name, name, split, frames or SCENES, int(name[4:]), {"tick": "scene"}
+            )
+            for name, split in maps_of(self.name).items()
+        ]
+
+    def versions(self) -> dict[str, str]:
+        return {"raycaster": "1", "numpy": np.__version__}
+
+    def render(self, episode: Episode, size: Size) -> Generator[Frame]:
+        assert episode.frames is not None
+        for number in range(episode.frames):
+            scene = Scene(episode.seed * 100_000 + number)
+            yield Frame(number, number, scene.render(*size))

@@ -1,0 +1,228 @@
+"""Collecting: written whole, listed, resumed, judged; with real games where they are installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training import cli
+from training.collect import RUNNERS, open_runner
+from training.collect.align import Limits
+from training.collect.collect import SMALL, Outcome, Task, collect, tasks_of
+from training.collect.freedoom import moved
+from training.collect.raycaster import Raycaster, Scene
+from training.collect.runner import CollectError, Episode, Frame, Runner, Size
+from training.collect.splits import SPLITS, split_of
+from training.collect.store import Store
+from training.dataset import check, find_pairs, read_manifest, read_png
+from training.errors import DataError
+
+SIZES: tuple[Size, ...] = ((480, 270), (960, 540))
+
+
+class Fake(Runner):
+    """Scenes of the ray caster at two sizes; counts how often it drew, and can be told to fail.
+
+    Args:
+        late: the larger size shows the frame before.
+        black: all frames are black.
+        fails_at: raise before this frame of the larger size.
+    """
+
+    name = "fake"
+    licence = "CC0"
+    sizes = SIZES
+    limits = Limits(shift_px=0.5, psnr_db=22, frame_psnr_db=18)
+
+    def __init__(
+        self, *, late: bool = False, black: bool = False, fails_at: int | None = None
+    ) -> None:
+        self.late, self.black, self.fails_at, self.drawn = late, black, fails_at, 0
+
+    def episodes(self, frames: int | None = None) -> list[Episode]:
+        return [Episode("fake", "one", "one", "val", frames or 3, 3, {"tick": "scene"})]
+
+    def versions(self) -> dict[str, str]:
+        return {"fake": "1"}
+
+    def render(self, episode: Episode, size: Size) -> Generator[Frame]:
+        assert episode.frames is not None
+        for number in range(episode.frames):
+            self.drawn += 1
+            if size == SIZES[1] and number == self.fails_at:
+                raise CollectError("the game crashed")
+            scene = Scene(max(0, number - (self.late and size == SIZES[1])))
+            yield Frame(number, number * 10, scene.render(*size) // (255 if self.black else 1))
+
+
+def run(root: Path, runner: Fake, frames: int | None = None, **options: bool) -> Outcome:
+    (episode,) = runner.episodes(frames)
+    return collect(Task(runner, episode), Store(root), **options)
+
+
+def files(root: Path) -> list[str]:
+    """All files but the bookkeeping, by path."""
+    folder = root / "GameEngineData"
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+def test_a_sequence_is_written_and_listed(tmp_path: Path) -> None:
+    outcome = run(tmp_path, Fake())
+    assert (outcome.what, outcome.frames) == ("kept", 3)
+    names = [f"fake_one_{number:04d}.png" for number in range(3)]
+    assert files(tmp_path) == [f"{h}/val/{n}" for h in ("270p", "540p") for n in names]
+    entries, problems = read_manifest(tmp_path / "GameEngineData")
+    assert not problems
+    entry = entries["fake_one_0002"]
+    assert (entry["split"], entry["tick"], entry["licence"]) == ("val", 20, "CC0")
+    assert entry["versions"] == {"fake": "1"}
+    assert entry["alignment"]["270p->540p"]["whole_px"] == [0, 0]
+    assert not check(tmp_path, "GameEngineData", thorough=True)
+    pairs, problems = find_pairs(tmp_path, split="val", low=270, high=540)
+    assert (len(pairs), problems) == (3, [])
+    assert (read_png(pairs[2].low) == Scene(2).render(480, 270)).all()
+
+
+def test_what_is_there_is_not_drawn_again(tmp_path: Path) -> None:
+    run(tmp_path, Fake())
+    again = Fake()
+    assert run(tmp_path, again).what == "there"
+    assert run(tmp_path, again, frames=2).what == "there"
+    assert again.drawn == 0
+    assert run(tmp_path, again, frames=4).what == "kept"
+    assert again.drawn > 0
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed"])
+def test_what_was_harmed_is_drawn_again(tmp_path: Path, harm: str) -> None:
+    run(tmp_path, Fake())
+    path = tmp_path / "GameEngineData/270p/val/fake_one_0001.png"
+    before = path.read_bytes()
+    path.unlink() if harm == "gone" else path.write_bytes(before[:-1] + b"x")
+    assert run(tmp_path, Fake()).what == "kept"
+    assert path.read_bytes() == before
+
+
+def test_a_failed_game_leaves_nothing_behind(tmp_path: Path) -> None:
+    outcome = run(tmp_path, Fake(fails_at=1))
+    assert (outcome.what, outcome.reason) == ("failed", "the game crashed")
+    assert files(tmp_path) == []
+    assert list((tmp_path / "GameEngineData").iterdir()) == []
+    assert run(tmp_path, Fake()).what == "kept"
+
+
+def test_files_of_a_killed_run_are_replaced(tmp_path: Path) -> None:
+    stray = tmp_path / "GameEngineData/270p/train/fake_one_0099.png"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"half a picture")
+    run(tmp_path, Fake())
+    assert not stray.exists()
+
+
+@pytest.mark.parametrize(
+    ("runner", "reason"),
+    [(Fake(late=True), "desynchronised"), (Fake(black=True), "nothing to see")],
+)
+def test_bad_sequences_are_dropped_with_the_reason(
+    tmp_path: Path, runner: Fake, reason: str
+) -> None:
+    outcome = run(tmp_path, runner)
+    assert outcome.what == "dropped"
+    assert files(tmp_path) == []
+    (line,) = (tmp_path / "GameEngineData/dropped.jsonl").read_text().splitlines()
+    dropped = json.loads(line)
+    assert dropped["game"] == "fake"
+    assert reason in dropped["reason"]
+    drawn = runner.drawn
+    assert run(tmp_path, runner).what == "dropped"
+    assert runner.drawn == drawn
+    runner.late = runner.black = False
+    assert run(tmp_path, runner, retry=True).what == "kept"
+    assert (tmp_path / "GameEngineData/dropped.jsonl").read_text() == ""
+
+
+def test_no_map_is_in_two_splits_and_names_fit_into_files() -> None:
+    for game, splits in SPLITS.items():
+        names = [name for maps in splits.values() for name in maps]
+        assert len(names) == len(set(names)), game
+    for game in RUNNERS:
+        episodes = open_runner(game).episodes()
+        assert episodes
+        assert len({episode.name for episode in episodes}) == len(episodes)
+        for episode in episodes:
+            assert "_" not in episode.game + episode.name
+            assert episode.split == split_of(game, episode.map)
+            assert json.loads(json.dumps(episode.settings)) == episode.settings
+    assert set(SPLITS["freedoom"]) == {"test"}
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no game 'quake'.*openarena"):
+        tasks_of(["quake"])
+    with pytest.raises(DataError, match=r"no episode e1m1; there are .*map01"):
+        tasks_of(["freedoom"], ["e1m1"])
+    with pytest.raises(DataError, match=r"'de_dust2' is in no split.*splits\.py"):
+        split_of("openarena", "de_dust2")
+
+
+def test_the_command_lists_and_collects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["collect", "--list"]) == 0
+    assert "openarena aggressor val\n" in capsys.readouterr().out
+    monkeypatch.setattr(Raycaster, "sizes", SIZES)
+    command = ["collect", "--games", "raycaster", "--frames", "2", "--out", str(tmp_path)]
+    assert cli.main([*command, "--episodes", "seed1", "--jobs", "2"]) == 0
+    assert "raycaster train: 2 frames" in capsys.readouterr().out
+    assert cli.main(["collect", "--games", "quake"]) == 1
+    assert "no game 'quake'" in capsys.readouterr().err
+
+
+def test_the_truth_is_cut_out_with_its_offset() -> None:
+    huge = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    assert (moved(huge, 2, (0, 0)) == huge[::2, ::2]).all()
+    shifted = moved(huge, 2, (3, -1))
+    assert (shifted[:2, 1:] == huge[3:7:2, 1:6:2]).all()
+    assert (shifted[3, 1:] == huge[7, 1:6:2]).all()  # beyond the border: its last row
+    assert (shifted[0, 0] == huge[3, 0]).all()
+
+
+@pytest.mark.skipif(find_spec("vizdoom") is None, reason="pip install vizdoom==1.3.2")
+def test_freedoom_draws_the_same_views_at_every_size(tmp_path: Path) -> None:
+    runner = open_runner("freedoom")
+    (task,) = tasks_of(["freedoom"], ["map01"], 2)
+    outcome = collect(task, Store(tmp_path))
+    assert (outcome.what, outcome.frames) == ("kept", 2), outcome.reason
+    pairs, problems = find_pairs(tmp_path, split="test", low=540, high=1080)
+    assert not problems
+    assert {pair.high.parents[1].name for pair in pairs} == {"1080p-for-540p"}
+    size = (480, 270)
+    for frame in runner.render(task.episode, size):
+        path = tmp_path / f"GameEngineData/270p/test/freedoom_map01_{frame.number:04d}.png"
+        assert (read_png(path) == frame.pixels).all()
+        full = read_png(path.parents[2] / "1080p/test" / path.name)
+        down = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
+        assert cv2.PSNR(down, frame.pixels) > 26
+    assert not list(Path.cwd().glob("_vizdoom.ini"))
+
+
+def test_the_small_collection_needs_nothing_but_pip() -> None:
+    assert set(SMALL) == {"freedoom", "raycaster"}
+    for game, (episodes, frames) in SMALL.items():
+        assert len(tasks_of([game], episodes, frames)) == len(episodes)
+
+
+def test_a_game_that_is_not_installed_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.collect.openarena.ENGINE", str(tmp_path / "ioquake3"))
+    (task,) = tasks_of(["openarena"], ["oa-dm1"])
+    outcome = collect(task, Store(tmp_path))
+    assert outcome.what == "failed"
+    assert "apt install openarena" in outcome.reason

@@ -1,0 +1,43 @@
+"""`overlay data`, the same as `python -m training.cli`: collect, take in, degrade, check, publish.
+
+Each command lives in the module that does the work; none of them needs PyTorch to say its help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from training.errors import DataError
+
+#: Modules with `add_command(commands)`.
+_MODULES = ("training.collect.collect", "training.collect.own", "training.dataset")
+_MODULES_TO_COME = ("training.degrade", "training.publish")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the commands; each sets `run`, a function from the arguments to the exit code."""
+    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    for name in _MODULES:
+        import_module(name).add_command(commands)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; give its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="overlay data", description="Make, check and publish training data."
+    )
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except DataError as exc:
+        sys.stderr.write(f"overlay data: error: {exc}\n")
+        return exc.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
