@@ -55,6 +55,31 @@ FORMS: dict[Form, Step] = {
     ),
 }  # fmt: skip
 
+#: Which form should be quickest, by architecture: arithmetic, until an NVIDIA GPU has measured it.
+QUICKEST: dict[str, Form] = {"compact": "direct", "rrdb": "stacked"}
+
+
+def quickest(
+    net: nn.Module, kind: torch.dtype | None = None
+) -> tuple[Form, FastCompact | FastRrdb] | None:
+    """Make the form of a net that should be quickest.
+
+    Args:
+        net, kind: as `faster`.
+    Returns:
+        Its name and the net, on the device of `net`; None for nets that have no quick form.
+    Raises:
+        ValueError: the net is of a kind that has one, but its shape does not suit it.
+    """
+    from engines.archs.compact import Compact
+    from engines.archs.rrdb import Rrdb
+
+    for architecture, of in (("compact", Compact), ("rrdb", Rrdb)):
+        if isinstance(net, of):
+            form = QUICKEST[architecture]
+            return form, faster(net, form, kind)
+    return None
+
 
 def faster(
     net: nn.Module,

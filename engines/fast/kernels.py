@@ -191,10 +191,10 @@ def _launch(
     second = skips[1] if len(skips) > 1 else first
     _triton().convolve[(-(-number * height * width // tile.pixels),)](
         x, offset, conv.weight[phase], conv.bias, conv.slope, first, second, out,
-        number * height, height, width, out.stride(1), out.stride(2), skip_scale,
+        number * height, height, width, *corner, out.stride(1), out.stride(2), skip_scale,
         X_CHANNELS=channels, GROWTH_CHANNELS=grown,
         GROWTH_PITCH=growth.shape[-1] if growth is not None and grown else 1,
-        TAPS=conv.taps, TOP=corner[0], LEFT=corner[1], SKIPS=len(skips),
+        TAPS=conv.taps, SKIPS=len(skips),
         PIXELS=tile.pixels, OUTPUTS=conv.outputs, INPUTS=_step(channels, grown),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
@@ -341,7 +341,7 @@ def convolve_to_bgra(
         _check(conv, x, x, ())
         _triton().convolve_to_bgra[(-(-number * height * width // tile.pixels),)](
             x, conv.weight[0], conv.bias, out if base is None else base, out,
-            number * height, height, width, X_CHANNELS=channels, TAPS=conv.taps, TOP=-1, LEFT=-1,
+            number * height, height, width, X_CHANNELS=channels, TAPS=conv.taps,
             SCALE=scale, BASE=base is not None, PIXELS=tile.pixels, OUTPUTS=conv.outputs,
             INPUTS=_step(channels, 0), num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip

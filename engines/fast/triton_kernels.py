@@ -2,6 +2,9 @@
 
 All pictures are pixel after pixel ("NHWC"), rows without gaps; `rows` counts the rows of all
 pictures of a batch. Sums are FP32.
+
+Numbers that follow from a picture's size are not specialised on, so that a kernel is compiled
+once and not again for each size; what decides how memory is read is a constexpr or a stride.
 """
 
 # Triton's language is Python in syntax only.
@@ -13,12 +16,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+_SIZES = ("pixels", "rows", "height", "width", "source_width", "top", "left")
+
+
+def _kernel(function):
+    """Compile a function for all sizes at once."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    sizes = [name for name in names if name in _SIZES]
+    return triton.jit(function, do_not_specialize=sizes)
+
 
 @triton.jit
 def _convolved(
-    x, growth_offset, weight, pixel, rows, height, width,
+    x, growth_offset, weight, pixel, rows, height, width, top, left,
     X_CHANNELS: tl.constexpr, GROWTH_CHANNELS: tl.constexpr, GROWTH_PITCH: tl.constexpr,
-    TAPS: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
+    TAPS: tl.constexpr,
     PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """Multiply patches by kernels: the sum [PIXELS, OUTPUTS], without bias.
@@ -26,7 +38,7 @@ def _convolved(
     Input channels are the X_CHANNELS of `x`, then GROWTH_CHANNELS of a second picture that lies
     `growth_offset` numbers after it, GROWTH_PITCH numbers a pixel. `weight` is
     [TAPS*TAPS*(X_CHANNELS + GROWTH_CHANNELS), OUTPUTS]; the tap (0, 0) is the pixel at
-    (TOP, LEFT) from the output's. One loop over all taps and channels, so that the compiler can
+    (top, left) from the output's. One loop over all taps and channels, so that the compiler can
     load ahead.
     """
     CHANNELS: tl.constexpr = X_CHANNELS + GROWTH_CHANNELS
@@ -40,8 +52,8 @@ def _convolved(
     for step in range(0, TAPS * TAPS * STEPS):
         tap = step // STEPS
         channel = (step % STEPS) * INPUTS
-        down = tap // TAPS + TOP
-        right = tap % TAPS + LEFT
+        down = tap // TAPS + top
+        right = tap % TAPS + left
         inside = (row < rows) & (line + down >= 0) & (line + down < height)
         inside = inside & (column + right >= 0) & (column + right < width)
         in_x = channel < X_CHANNELS
@@ -54,12 +66,12 @@ def _convolved(
     return total
 
 
-@triton.jit
+@_kernel
 def convolve(
     x, growth_offset, weight, bias, slope, first, second, out,
-    rows, height, width, out_row, out_column, skip_scale,
+    rows, height, width, top, left, out_row, out_column, skip_scale,
     X_CHANNELS: tl.constexpr, GROWTH_CHANNELS: tl.constexpr, GROWTH_PITCH: tl.constexpr,
-    TAPS: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr, SKIPS: tl.constexpr,
+    TAPS: tl.constexpr, SKIPS: tl.constexpr,
     PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     """Convolve, add the bias, scale what is negative, then SKIPS times: scale and add.
@@ -69,8 +81,8 @@ def convolve(
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     n = tl.arange(0, OUTPUTS)
     y = _convolved(
-        x, growth_offset, weight, pixel, rows, height, width,
-        X_CHANNELS, GROWTH_CHANNELS, GROWTH_PITCH, TAPS, TOP, LEFT, PIXELS, OUTPUTS, INPUTS,
+        x, growth_offset, weight, pixel, rows, height, width, top, left,
+        X_CHANNELS, GROWTH_CHANNELS, GROWTH_PITCH, TAPS, PIXELS, OUTPUTS, INPUTS,
     )  # fmt: skip
     y += tl.load(bias + n)[None, :].to(tl.float32)
     y = tl.where(y >= 0, y, y * tl.load(slope + n)[None, :].to(tl.float32))
@@ -97,22 +109,22 @@ def _store_grown(
     place = pixel[:, None] * WIDTH + (start + column)[None, :]
     if HAS_SUMS:
         y += tl.load(sums + place, mask=there, other=0.0).to(tl.float32)
-    complete = (column < MADE)[None, :]
+    complete = column < MADE
     tl.store(sums + place, y.to(sums.dtype.element_ty), mask=there & (column >= MADE)[None, :])
-    made = there & complete
-    n = tl.minimum(column, MADE - 1)
-    y += tl.load(bias + n)[None, :].to(tl.float32)
-    y = tl.where(y >= 0, y, y * tl.load(slope + n)[None, :].to(tl.float32))
-    same = pixel[:, None] * MADE + n[None, :]
+    made = there & complete[None, :]
+    y += tl.load(bias + column, mask=complete, other=0.0)[None, :].to(tl.float32)
+    slopes = tl.load(slope + column, mask=complete, other=0.0)
+    y = tl.where(y >= 0, y, y * slopes[None, :].to(tl.float32))
+    same = pixel[:, None] * MADE + column[None, :]
     if SKIPS >= 1:
         y = y * skip_scale + tl.load(first + same, mask=made, other=0.0).to(tl.float32)
     if SKIPS >= 2:
         y = y * skip_scale + tl.load(second + same, mask=made, other=0.0).to(tl.float32)
-    target = (row * out_row + (pixel % width) * out_column)[:, None] + n[None, :]
+    target = (row * out_row + (pixel % width) * out_column)[:, None] + column[None, :]
     tl.store(out + target, y.to(out.dtype.element_ty), mask=made)
 
 
-@triton.jit
+@_kernel
 def grow(
     x, weight, sums, bias, slope, first, second, out,
     rows, height, width, start, out_row, out_column, skip_scale,
@@ -161,10 +173,10 @@ def grow(
         )  # fmt: skip
 
 
-@triton.jit
+@_kernel
 def convolve_to_bgra(
     x, weight, bias, base, out, rows, height, width,
-    X_CHANNELS: tl.constexpr, TAPS: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
+    X_CHANNELS: tl.constexpr, TAPS: tl.constexpr,
     SCALE: tl.constexpr, BASE: tl.constexpr,
     PIXELS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -175,8 +187,8 @@ def convolve_to_bgra(
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     n = tl.arange(0, OUTPUTS)
     y = _convolved(
-        x, 0, weight, pixel, rows, height, width,
-        X_CHANNELS, 0, 1, TAPS, TOP, LEFT, PIXELS, OUTPUTS, INPUTS,
+        x, 0, weight, pixel, rows, height, width, -1, -1,
+        X_CHANNELS, 0, 1, TAPS, PIXELS, OUTPUTS, INPUTS,
     )  # fmt: skip
     y += tl.load(bias + n)[None, :].to(tl.float32)
     row = pixel // width
@@ -191,7 +203,7 @@ def convolve_to_bgra(
     tl.store(out + target, y.to(tl.int32).to(tl.uint8), mask=there)
 
 
-@triton.jit
+@_kernel
 def finish(
     y, y_column, bias, slope, first, second, out,
     rows, width, y_row, out_row, out_column, skip_scale,
@@ -216,7 +228,7 @@ def finish(
     tl.store(out + target[:, None] + n[None, :], z.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@_kernel
 def planes_of_bgra(
     bgra, out, pixels, width, source_width,
     FOLD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -1,7 +1,13 @@
 """PyTorch on the GPU path: nets without an engine, on any NVIDIA GPU that PyTorch knows.
 
 FP16, channels last, and the same numbers as the exported graphs (`engines.export`): the steps
-around the net are theirs. Everything here but `TorchProgram`'s streams runs on the CPU too.
+around the net are theirs. Where a net has a quick form (`engines.fast`) that runs instead, once it
+was compared with the plain net on a piece of a game frame. Everything here but `TorchProgram`'s
+streams runs on the CPU too.
+
+Importing PyTorch takes seconds and, with its libraries on the device, hundreds of MB: measured as
+"open" by the GPU suite. What a net takes a frame is for `overlay.infer.measure_ms` to say, after
+`warm_up`, as on the CPU.
 """
 
 from __future__ import annotations
@@ -11,14 +17,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from engines import load
+from engines import fast, load
 from engines.archs.luma import LumaNet, LumaPicture
 from engines.errors import BuilderMissing, EngineError
+from engines.fast import kernels
 from engines.load import Loaded, Located
 from overlay.cuda import Cuda, DeviceBuffer, Stream
 from overlay.errors import BackendUnavailable, OverlayError
@@ -32,6 +41,12 @@ INSTALL = "install PyTorch with CUDA, see https://pytorch.org/get-started"
 
 #: Gives a uint8 tensor of a shape over a buffer's memory.
 View = Callable[[DeviceBuffer, tuple[int, ...]], Tensor]
+#: What to run of a net: None for the quick form that should be best, if it is right.
+Form = fast.Form | Literal["plain"] | None
+
+#: What quick forms are compared on: (width, height) with multiples of 4, which is what nets want,
+#: and a number of pixels that no tile divides.
+_PIECE = (72, 52)
 
 
 class PictureNet(nn.Module):
@@ -91,6 +106,104 @@ class PictureNet(nn.Module):
         return picture
 
 
+class QuickNet(nn.Module):
+    """A quick form of a net for frames of any size; the plain net for those it cannot take.
+
+    Args:
+        form: its name, for people.
+        quick: uint8 BGRA [1, H, W, 4] to the picture, of sizes that are multiples of
+            `plain.multiple`.
+        plain: the same net.
+    """
+
+    def __init__(self, form: str, quick: nn.Module, plain: PictureNet) -> None:
+        super().__init__()
+        self.form, self.quick, self.plain = form, quick, plain
+        self._refused: set[torch.Size] = set()
+
+    def forward(self, bgra: Tensor) -> Tensor:
+        """Upscale one frame, as `PictureNet` does."""
+        if bgra.shape not in self._refused:
+            try:
+                return self.quickly(bgra)
+            except RuntimeError:  # the device's, for want of memory say
+                raise
+            except Exception as exc:  # ours and Triton's: the size is too large for a kernel
+                self._refused.add(bgra.shape)
+                log.warning("the plain net runs, as %r does not: %s", self.form, _named(exc))
+        picture: Tensor = self.plain(bgra)
+        return picture
+
+    def quickly(self, bgra: Tensor) -> Tensor:
+        """Do it with the quick form, or raise what that raises."""
+        height, width = bgra.shape[1:3]
+        right, below = -width % self.plain.multiple, -height % self.plain.multiple
+        if right:
+            bgra = torch.cat((bgra, bgra[:, :, -1:].expand(-1, -1, right, -1)), 2)
+        if below:
+            bgra = torch.cat((bgra, bgra[:, -1:].expand(-1, below, -1, -1)), 1)
+        picture: Tensor = self.quick(bgra)
+        return picture[:, : height * self.plain.scale, : width * self.plain.scale]
+
+
+def quickest(loaded: Loaded, plain: PictureNet, device: str) -> nn.Module:
+    """Give the form that should be quickest; the plain net where there is none, or it is wrong.
+
+    It is compared on a piece of a game frame, in FP16, with the plain net: within what the
+    model's row accepts between FP16 and FP32. That, a failure or a missing Triton is logged.
+
+    Args:
+        plain: of `loaded`; moved to `device`.
+        device: "cuda", or "cpu" for tests.
+    """
+    form, why = "", ""
+    try:
+        found = fast.quickest(loaded.module) if loaded.module is not None else None
+        if found is None:
+            return plain
+        form, module = found
+        if device != "cpu" and not kernels.has_triton():
+            why = "needs Triton, which is not installed"
+        else:
+            quick = QuickNet(form, module.to(device), plain.to(device))
+            why = _mismatch(quick, loaded, device)
+            if not why:
+                return quick
+    except Exception as exc:  # whatever Triton, its compilers and the driver may raise
+        why = _named(exc)
+    log.warning("%s runs as the plain net; its form %r: %s", loaded.located.name, form, why)
+    return plain
+
+
+def _mismatch(quick: QuickNet, loaded: Loaded, device: str) -> str:
+    """Say how a quick form is wrong; "" if it is right."""
+    bgra = torch.from_numpy(_piece())[None].to(device)
+    with torch.inference_mode():
+        found, expected = quick.quickly(bgra), quick.plain(bgra)
+    apart = (found.cpu().int() - expected.cpu().int()).abs()
+    most, mean = int(apart.max()), float(apart[..., :3].float().mean())
+    spec = loaded.spec
+    if most <= spec.fp16_max and mean <= spec.fp16_mean:
+        log.debug("%s, form %r: %d levels apart, %.4f in the mean", spec.id, quick.form, most, mean)
+        return ""
+    return (
+        f"it differs by {most} levels, {mean:.3f} in the mean, of {spec.fp16_max} and "
+        f"{spec.fp16_mean:g} that are accepted"
+    )
+
+
+def _piece() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Give a piece of a shipped game frame, uint8 BGRA (H, W, 4); stripes if none can be read."""
+    try:
+        from engines import frames
+
+        return frames.read(_PIECE, most=1)[0]
+    except ImportError:  # OpenCV is missing
+        y, x = np.mgrid[: _PIECE[1], : _PIECE[0]]
+        waves = [127.5 + 127.5 * np.sin(x / a + y / b) for a, b in ((3, 50), (40, 2), (7, 11))]
+        return np.stack([*waves, np.full(x.shape, 255.0)], -1).astype(np.uint8)
+
+
 class _CudaArray:
     """Memory on the device, as PyTorch takes it over."""
 
@@ -148,6 +261,39 @@ class _Pools:
 
 
 _POOLS = _Pools()
+
+
+class _Trials:
+    """Lets cuDNN try its ways while anybody needs that, and then sets it as it was.
+
+    The setting is the process's. What was tried is used again only while it is on, so it must be
+    on for the warm-up, for a capture and for inferences without graphs, and another thread may be
+    at one of them while this one is done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use = 0
+        self._before = False
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Have them on, on all threads."""
+        with self._lock:
+            if not self._in_use:
+                self._before = torch.backends.cudnn.benchmark
+                torch.backends.cudnn.benchmark = True
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use -= 1
+                if not self._in_use:
+                    torch.backends.cudnn.benchmark = self._before
+
+
+_TRIALS = _Trials()
 
 
 class TorchProgram(Program):
@@ -217,6 +363,15 @@ class TorchProgram(Program):
                 torch.cuda.empty_cache()
                 self._pools.append(torch.cuda.MemPool())
 
+    def attach(self, slot: int, source: DeviceBuffer, target: DeviceBuffer) -> None:
+        """Look at a slot's buffers through tensors, before anything is captured.
+
+        Raises:
+            OverlayError: PyTorch does not take them.
+        """
+        with _translated():
+            self._new_views(slot, source, target)
+
     def enqueue(
         self, slot: int, source: DeviceBuffer, target: DeviceBuffer, stream: Stream
     ) -> None:
@@ -255,7 +410,7 @@ class TorchProgram(Program):
         with (
             torch.cuda.stream(outside),
             _POOLS.using(self._pools[0]),
-            torch.backends.cudnn.flags(enabled=True, benchmark=True),
+            _TRIALS.on(),
         ):
             yield
 
@@ -283,6 +438,10 @@ def _translated() -> Iterator[None]:
         yield
     except RuntimeError as exc:
         raise OverlayError(f"PyTorch: {_first_line(exc)}") from exc
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -325,6 +484,7 @@ def open_torch(
     *,
     download: bool = True,
     compiled: bool = False,
+    form: Form = None,
 ) -> GpuUpscaler:
     """Open a model with PyTorch.
 
@@ -334,13 +494,16 @@ def open_torch(
         filter: shader for what is left between the result and the size on screen.
         download: as `GpuUpscaler`.
         compiled: as `TorchProgram`.
+        form: as `upscaler`.
     Raises:
         BackendUnavailable: PyTorch sees no GPU.
         EngineError: the weights cannot be read, or are an ONNX graph.
         CudaError: the device fails.
     """
     require_gpu()
-    return upscaler(read(located), cuda, filter, download=download, compiled=compiled)
+    return upscaler(
+        read(located), cuda, filter, download=download, compiled=compiled, form=form
+    )  # fmt: skip
 
 
 def upscaler(
@@ -350,33 +513,34 @@ def upscaler(
     *,
     download: bool = True,
     compiled: bool = False,
-    net: nn.Module | None = None,
+    form: Form = None,
     kind: torch.dtype = torch.float16,
     device: str = "cuda",
-    view: View = device_view,
+    program: type[TorchProgram] = TorchProgram,
 ) -> GpuUpscaler:
     """Put a net that was read on the GPU path.
 
     Args:
-        net: what to run instead of `PictureNet`: a quicker form of the same net.
+        form: "plain" for the net as it is, or a form of `engines.fast.FORMS`, which is taken
+            unchecked; None: `quickest`, and the plain net where it is compiled or not in FP16.
         kind: what to compute in.
-        device, view: as `TorchProgram`.
+        device: "cuda"; "cpu" for tests, with a `program` that finds its tensors there.
+    Raises:
+        ValueError: the net has no such form.
     """
-    how = {torch.float16: "FP16", torch.float32: "FP32"}.get(kind, str(kind))
-    title = f"{how}, PyTorch {torch.__version__}{', compiled' if compiled else ''}"
     spec = loaded.spec
-    luma = spec.output == "luma"
     try:
-        program = TorchProgram(
-            net or PictureNet(loaded, kind), spec.scale, luma, title,
-            device=device, view=view, compiled=compiled,
+        net = _formed(loaded, form, kind, device, compiled)
+        made = program(
+            net, spec.scale, spec.output == "luma", _title(net, kind, compiled),
+            device=device, compiled=compiled,
         )  # fmt: skip
     except RuntimeError as exc:
         raise OverlayError(f"{loaded.located.name} on PyTorch: {_first_line(exc)}") from exc
     try:
         return GpuUpscaler(
             cuda,
-            program,
+            made,
             model=loaded.located.name,
             backend=BACKEND,
             scale=spec.scale,
@@ -385,5 +549,23 @@ def upscaler(
             download=download,
         )
     except BaseException:
-        program.close()
+        made.close()
         raise
+
+
+def _formed(
+    loaded: Loaded, form: Form, kind: torch.dtype, device: str, compiled: bool
+) -> nn.Module:
+    plain = PictureNet(loaded, kind)
+    if form is None and kind == torch.float16 and not compiled and device != "cpu":
+        return quickest(loaded, plain, device)
+    if form is None or form == "plain":
+        return plain
+    assert loaded.module is not None, "PictureNet refuses graphs"
+    return QuickNet(form, fast.faster(loaded.module, form, kind), plain)
+
+
+def _title(net: nn.Module, kind: torch.dtype, compiled: bool) -> str:
+    how = {torch.float16: "FP16", torch.float32: "FP32"}.get(kind, str(kind))
+    form = f", {net.form}" if isinstance(net, QuickNet) else ""
+    return f"{how}{form}, PyTorch {torch.__version__}{', compiled' if compiled else ''}"

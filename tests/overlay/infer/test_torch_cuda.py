@@ -5,8 +5,11 @@ The tests marked `gpu` need torch, numpy and cuda-bindings, and weights only whe
 
 from __future__ import annotations
 
+import logging
+import re
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,16 +22,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from engines import load, zoo
+from engines import fast, load, zoo
 from engines.errors import BuilderMissing, EngineError, WeightsMissing
 from engines.load import Loaded, Located
-from overlay.cuda import Cuda, DeviceBuffer, Stream, open_cuda
+from evaluation.bench.gpu_path import LateTorch
+from overlay.cuda import Cuda, DeviceBuffer, open_cuda
 from overlay.cuda.recording import RecordingCuda
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Frame, Picture, Pixels, Region, Size
-from overlay.infer import Upscaler, torch_cuda
+from overlay.infer import Upscaler, measure_ms, torch_cuda
 from overlay.infer.gpu import GpuUpscaler
-from overlay.infer.torch_cuda import PictureNet, TorchProgram, open_torch, upscaler
+from overlay.infer.torch_cuda import PictureNet, QuickNet, TorchProgram, open_torch, upscaler
 from tests.contracts.upscaler import OTHER, SMALL, UpscalerContract, finish, frame, wait
 from tests.overlay.infer.test_gpu import TestContract as Contract
 
@@ -139,40 +143,139 @@ def test_it_imports_no_torchvision() -> None:
     assert done.stdout == "set()\n"
 
 
+# --- quick forms ----------------------------------------------------------------------------------
+
+
+def small_rrdb(scale: int) -> Loaded:
+    """A net with quick forms that takes milliseconds; its largest differences are accepted."""
+    spec = zoo.spec(f"realesrgan-x{scale}plus")
+    shape = (("features", 16), ("growth", 16), ("blocks", 1), ("scale", scale))
+    return load.random_weights(replace(spec, shape=shape))
+
+
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        ("realesr-animevideov3-x4", "direct"), (4, "stacked"), (2, "stacked"), ("default-x2", ""),
+    ],
+)  # fmt: skip
+def test_the_form_that_should_be_quickest_is_taken_if_it_is_right(
+    model: str | int, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = read(model) if isinstance(model, str) else small_rrdb(model)
+    plain = PictureNet(loaded)
+    with caplog.at_level(logging.WARNING):
+        net = torch_cuda.quickest(loaded, plain, "cpu")
+    assert caplog.records == []
+    assert (net.form if isinstance(net, QuickNet) else "") == form
+    if not form:
+        assert net is plain
+
+
+def test_what_should_be_quickest_are_forms_of_those_nets() -> None:
+    for architecture, form in fast.QUICKEST.items():
+        assert architecture in fast.FORMS[form].architectures
+
+
+def shifted(*arguments: Any) -> Any:
+    """A quick form with a wrong bias."""
+    form, net = MADE(*arguments)
+    net.last.bias += 0.02
+    return form, net
+
+
+def failing(*arguments: Any) -> Any:
+    raise KeyError("no such architecture\nand more")
+
+
+MADE = fast.quickest
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (shifted, r"'direct': it differs by \d+ levels, \d\.\d+ in the mean, of 3 and 0\.1 that"),
+        (failing, r": KeyError: 'no such architecture\\nand more'$"),
+    ],
+)
+def test_a_form_that_is_wrong_or_fails_is_told_of_and_not_taken(
+    made: Any, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fast, "quickest", made)
+    loaded = read("realesr-animevideov3-x4")
+    plain = PictureNet(loaded)
+    assert torch_cuda.quickest(loaded, plain, "cpu") is plain
+    (record,) = caplog.records
+    assert record.getMessage().startswith("realesr-animevideov3-x4 runs as the plain net; its form")
+    assert re.search(message, record.getMessage())
+
+
+def test_without_triton_the_plain_net_runs(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch_cuda.kernels, "has_triton", lambda: False)
+    loaded = small_rrdb(4)
+    plain = PictureNet(loaded)
+    assert torch_cuda.quickest(loaded, plain, "cuda") is plain
+    assert "'stacked': needs Triton, which is not installed" in caplog.text
+
+
+@pytest.mark.parametrize("size", [Size(33, 21), Size(32, 21), Size(32, 20)])
+def test_quick_forms_take_sizes_that_their_nets_do_not(size: Size) -> None:
+    loaded = small_rrdb(2)
+    net = torch_cuda._formed(loaded, "stacked", torch.float32, "cpu", False)
+    bgra = scene(size)
+    with torch.inference_mode():
+        found = net(torch.from_numpy(bgra)[None])[0].numpy().astype(np.int16)
+    expected = exact(loaded, bgra)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1
+    assert expected[..., :3].std() > 5
+
+
+class Refusing(nn.Module):
+    """A quick form that fails on large frames."""
+
+    error: Exception = ValueError("the picture is too large")
+    calls = 0
+
+    def forward(self, bgra: Tensor) -> Tensor:
+        self.calls += 1
+        if bgra.shape[2] > 40:
+            raise self.error
+        return torch.full((1, 2 * bgra.shape[1], 2 * bgra.shape[2], 4), 7, dtype=torch.uint8)
+
+
+def test_sizes_that_a_form_cannot_take_go_through_the_plain_net(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loaded = small_rrdb(2)
+    net = QuickNet("refusing", Refusing(), PictureNet(loaded, torch.float32))
+    large, small = scene(Size(42, 20)), scene(Size(40, 20))
+    with torch.inference_mode():
+        for _ in range(2):
+            assert np.array_equal(net(torch.from_numpy(large)[None])[0], exact(loaded, large))
+            assert (net(torch.from_numpy(small)[None]) == 7).all()
+    assert net.quick.calls == 3
+    (record,) = caplog.records
+    assert "'refusing' does not: ValueError: the picture is too large" in record.getMessage()
+
+
+def test_failures_of_the_device_are_not_hidden() -> None:
+    quick = Refusing()
+    quick.error = torch.OutOfMemoryError("CUDA out of memory")
+    net = QuickNet("refusing", quick, PictureNet(small_rrdb(2), torch.float32))
+    with pytest.raises(torch.OutOfMemoryError):
+        net(torch.from_numpy(scene(Size(42, 20)))[None])
+
+
 # --- the order, on the fake -----------------------------------------------------------------------
 
 
-class LateTorch(TorchProgram):
-    """Runs on the host when its turn on the recording device comes."""
-
-    cuda: RecordingCuda
-
-    def prepare(self, cuda: Cuda, size: Size, stream: Stream) -> None:
-        assert isinstance(cuda, RecordingCuda)
-        self.cuda = cuda
-        self._view = self._host_view
-        super().prepare(cuda, size, stream)
-
-    def _host_view(self, buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(self.cuda.array(buffer)).view(shape)
-
-    def _run(self, bgra: Tensor, picture: Tensor, stream: Stream) -> None:
-        def run() -> None:
-            super(LateTorch, self)._run(bgra, picture, stream)
-
-        self.cuda.kernel(run, stream)
-
-
-@pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_cuda, "TorchProgram", LateTorch)
-
-
 def on_host(loaded: Loaded, cuda: Cuda, **more: Any) -> GpuUpscaler:
-    return upscaler(loaded, cuda, device="cpu", kind=torch.float32, **more)
+    return upscaler(loaded, cuda, device="cpu", kind=torch.float32, program=LateTorch, **more)
 
 
-@pytest.mark.usefixtures("late")
 def test_two_slots_give_what_the_net_gives() -> None:
     loaded = read("default-x2")
     for seed in range(6):
@@ -193,7 +296,29 @@ def test_two_slots_give_what_the_net_gives() -> None:
         assert cuda.complaints == []
 
 
-@pytest.mark.usefixtures("late")
+def test_a_form_can_be_asked_for() -> None:
+    loaded = small_rrdb(4)
+    for form in ("plain", "epilogue", "direct", "stacked"):
+        with RecordingCuda(2) as cuda, on_host(loaded, cuda, form=form) as opened:
+            named = "" if form == "plain" else f" {form},"
+            assert opened.device == f"recording, FP32,{named} PyTorch {torch.__version__}"
+            picture = finish(opened, frame_of(Size(24, 16), 1))
+            apart = picture.pixels.astype(np.int16) - exact(loaded, picture.frame.pixels)
+            assert np.abs(apart).max() <= 1
+        assert cuda.complaints == []
+    with RecordingCuda() as cuda, pytest.raises(ValueError, match="LumaNet has no form 'direct'"):
+        on_host(read("default-x2"), cuda, form="direct")
+
+
+def test_its_speed_is_measured_as_that_of_nets_on_the_cpu() -> None:
+    with RecordingCuda(2) as cuda, on_host(read("default-x2"), cuda) as opened:
+        opened.warm_up(SMALL)
+        assert 0 < measure_ms(opened, SMALL, runs=3) < 5e3
+        assert opened.in_flight == 0
+        assert cuda.calls["launch"] == 3
+    assert cuda.complaints == []
+
+
 def test_a_failure_of_pytorch_s_gives_up_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = read("default-x2")
     run = LateTorch._run
@@ -219,7 +344,7 @@ class TestTorch(Contract):
     left_behind = 30_000  # PyTorch keeps small objects of its own
 
     @pytest.fixture
-    def upscaler(self, late: None) -> Iterator[Upscaler]:
+    def upscaler(self) -> Iterator[Upscaler]:
         with RecordingCuda(5) as cuda:
             with on_host(read("default-x2"), cuda) as opened:
                 yield opened
@@ -325,6 +450,22 @@ def check_gpu_picture(picture: Picture, loaded: Loaded, copier: Copier) -> None:
     assert times.infer is not None
     assert 0 < picture.infer_ns == times.infer.duration_ns < 1e9
     assert times.infer.start_ns >= times.upload.start_ns
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # Triton's own
+@pytest.mark.parametrize("model", ["realesr-animevideov3-x4", "realesrgan-x4plus-anime-6b"])
+def test_gpu_the_quick_form_is_taken_and_right(
+    gpu: Cuda, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = read(model)
+    form = fast.QUICKEST[loaded.spec.architecture]
+    with upscaler(loaded, gpu) as opened:
+        assert f", {form}," in opened.device, caplog.text
+        for seed, size in enumerate((Size(160, 90), Size(97, 61))):
+            picture = finish(opened, frame_of(size, seed))
+            check_limits(picture.pixels, exact(loaded, picture.frame.pixels), loaded)
+        assert all(slot.graph is not None for slot in opened._all)
 
 
 @pytest.mark.gpu
@@ -471,6 +612,64 @@ def test_a_device_that_is_lost_does_not_keep_it_from_closing(
         program.close()
 
 
+def test_cudnn_s_setting_is_what_it_was_once_nobody_needs_it() -> None:
+    """Two threads, of which the one that began later ends later."""
+    before = torch.backends.cudnn.benchmark
+    begun, other_is_done = threading.Event(), threading.Event()
+    during: list[bool] = []
+
+    def later() -> None:
+        with torch_cuda._TRIALS.on():
+            begun.set()
+            assert other_is_done.wait(10)
+            during.append(torch.backends.cudnn.benchmark)
+
+    with torch_cuda._TRIALS.on():
+        thread = threading.Thread(target=later)
+        thread.start()
+        assert begun.wait(10)
+        assert torch.backends.cudnn.benchmark is True
+    other_is_done.set()
+    thread.join(10)
+    assert during == [True]
+    assert torch.backends.cudnn.benchmark is before is False
+
+
+def test_nobody_else_s_settings_of_cudnn_are_touched(pools: type[Pool]) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Look(nn.Module):
+        def forward(self, bgra: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark))
+            return bgra
+
+    with RecordingCuda() as cuda, torch.backends.cudnn.flags(deterministic=True):
+        program = program_with_a_pool(cuda)
+        program._upscale = Look()
+        tensor = torch.zeros(1)
+        program._run(tensor, tensor.clone(), cuda.stream("compute"))
+        program.close()
+    assert seen == [(True, True)]
+
+
+def test_tensors_over_buffers_are_made_before_anything_is_enqueued() -> None:
+    made: list[str] = []
+
+    def view(buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
+        made.append(buffer.name)
+        return torch.zeros(shape, dtype=torch.uint8)
+
+    with RecordingCuda() as cuda:
+        stream, size = cuda.stream("compute"), SMALL.width * SMALL.height * 4
+        buffers = [cuda.buffer(size, name) for name in ("one", "two")]
+        program = TorchProgram(nn.Identity(), 1, False, "same", device="cpu", view=view)
+        program.prepare(cuda, SMALL, stream)
+        program.attach(1, *buffers)
+        assert sorted(made) == ["one", "two"]
+        program.enqueue(1, *buffers, stream)
+        assert len(made) == 2
+
+
 def test_memory_that_pytorch_cannot_see_is_one_of_our_errors() -> None:
     def refused(buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
         raise RuntimeError("The specified pointer resides on host memory")
@@ -481,3 +680,5 @@ def test_memory_that_pytorch_cannot_see_is_one_of_our_errors() -> None:
         program.prepare(cuda, SMALL, stream)
         with pytest.raises(OverlayError, match="PyTorch: The specified pointer"):
             program.enqueue(0, buffer, buffer, stream)
+        with pytest.raises(OverlayError, match="PyTorch: The specified pointer"):
+            program.attach(0, buffer, buffer)
