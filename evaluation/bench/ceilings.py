@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,17 +46,34 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+def matmuls(device: Device) -> tuple[str, ...]:
+    """Name the kinds of products that the device has."""
+    kinds = ("fp16", "tf32", "fp32")
+    has_fp8 = device.is_cuda and torch.cuda.get_device_capability() >= (8, 9)
+    return (*kinds, "fp8") if has_fp8 else kinds
+
+
 def matmul(device: Device, kind: str, size: int) -> Row:
-    """Multiply two random matrices of size x size; `kind` is "fp16", "tf32" or "fp32"."""
-    dtype = torch.float16 if kind == "fp16" else torch.float32
-    a, b = (torch.randn(size, size, device=device.name).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
+    """Multiply two random matrices of size x size; `kind` is one of `matmuls`."""
+    if kind == "fp8":
+        step = _fp8_product(device, size)
+    else:
+        dtype = torch.float16 if kind == "fp16" else torch.float32
+        a, b = (torch.randn(size, size, device=device.name).to(dtype) for _ in range(2))
+        step = partial(torch.mm, a, b, out=torch.empty_like(a))
     with tf32(kind == "tf32"):
-        timed = device.time(lambda: torch.mm(a, b, out=out), 20, 0.5)
+        timed = device.time(step, 20, 0.5)
     return {
         "of": kind, "size": size, **timed.to_json(),
         "tflops": round(2 * size**3 / timed.best_ms / 1e9, 4),
     }  # fmt: skip
+
+
+def _fp8_product(device: Device, size: int) -> Callable[[], object]:
+    a, b = (torch.randn(size, size, device=device.name).to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device=device.name)
+    product: Any = torch._scaled_mm
+    return partial(product, a, b.T, scale_a=one, scale_b=one, out_dtype=torch.float16)
 
 
 def copies(device: Device, size: int) -> list[Row]:
@@ -101,8 +119,8 @@ def _ours(
 ) -> Row:
     try:
         timed = device.time(lambda: kernels.convolve(conv, x, out, tile=tile), 20, 0.1)
-    except RuntimeError as exc:  # too little shared memory for this tile, say
-        return {"reason": str(exc).splitlines()[0][:200]}
+    except Exception as exc:  # too little shared memory for this tile, say: no RuntimeError
+        return {"reason": (str(exc).splitlines() or [type(exc).__name__])[0][:200]}
     return _rate(timed, flop)
 
 

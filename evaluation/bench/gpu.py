@@ -1,7 +1,7 @@
 """`--suite gpu`: how fast nets are on an NVIDIA GPU, against PyTorch's own ways and the ceilings.
 
 Needs PyTorch and numpy; what else there is (Triton, ONNX Runtime, TensorRT, cuda-bindings) adds
-rows. On the CPU everything runs at tiny sizes, to test the suite itself.
+rows. Without a GPU everything runs on the CPU at tiny sizes, which tests the suite itself.
 
 Tasks run in a second process (`gpu_worker`) that writes a line of JSON for each result. If it
 dies, hangs, or loses the device, the next one goes on behind the task that did it.
@@ -32,9 +32,17 @@ _ROOT = Path(__file__).parents[2]
 _KEY_MODELS = ("realesrgan-x4plus", "realesr-animevideov3-x4")
 #: What is run beyond the key models and the first size.
 _FEW = ("fp32", "tf32", "fp16-cl", "graph", "direct", "direct-tuned", "stacked", "onnxruntime")
+#: Needs the tiles that the convolutions choose.
+_TUNED = "direct-tuned"
+#: What the ratios are of: the first of the slow methods.
+_COMPILE = "compile"
 #: A task may take so long, from its beginning; torch.compile takes minutes on large nets.
-_TASK_S = {"row": 60.0, "slow": 170.0, "path": 60.0, "convolutions": 120.0}
+_TASK_S = {"row": 60.0, "slow": 170.0, "path": 60.0, "convolutions": 120.0, "open": 180.0}
 _OTHER_S = 45.0
+#: Kinds of lines that are results.
+_RESULTS = (
+    "matmul", "copies", "convolutions", "row", "reference", "path", "memory", "open"
+)  # fmt: skip
 #: A new worker needs this to import PyTorch and start CUDA.
 _START_S = 60.0
 
@@ -56,15 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that only this suite has."""
     group = parser.add_argument_group("with --suite gpu")
     group.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to test the suite itself"
-    )
+        "--device", default="auto", choices=("auto", "cuda", "cpu"),
+        help="auto (default): a GPU if there is one, else cpu with --quick: tests the suite itself",
+    )  # fmt: skip
     group.add_argument("--quick", action="store_true", help="fewer cases, models and runs")
     group.add_argument(
         "--out", type=Path, metavar="FILE", help="results as they come, a line of JSON each"
     )
     group.add_argument(
-        "--budget", type=float, default=480.0, metavar="S",
-        help="seconds for all; what does not fit is marked (default: 480)",
+        "--budget", type=float, default=510.0, metavar="S",
+        help="seconds for all; what does not fit is marked (default: 510)",
+    )  # fmt: skip
+    group.add_argument(
+        "--resume", action="store_true",
+        help="go on with the results in --out: only what was not measured yet",
     )  # fmt: skip
     group.add_argument("--methods", metavar="A,B", help="ways to run a net (default: all)")
     group.add_argument(
@@ -115,15 +128,19 @@ def planned(arguments: argparse.Namespace) -> Plan:
         raise SettingsError(f"--frames must be at least 1, not {arguments.frames}")
     if not 1 <= arguments.budget <= 36_000:
         raise SettingsError(f"--budget: expected 1 to 36000 s, not {arguments.budget:g}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    if arguments.resume and arguments.out is None:
+        raise SettingsError("--resume goes on with the results in a file: name it with --out")
+    no_gpu = not torch.cuda.is_available()
+    if arguments.device == "cuda" and no_gpu:
         raise BackendUnavailable(
             f"PyTorch {torch.__version__} sees no NVIDIA GPU; --device cpu --quick tests the suite"
         )
     models = _chosen("--models", arguments.models, tuple(MODELS))
     methods = _chosen("--methods", arguments.methods, tuple(METHODS))
-    on_cpu, quick = arguments.device == "cpu", arguments.quick
+    on_cpu = arguments.device == "cpu" or (arguments.device == "auto" and no_gpu)
+    quick = arguments.quick or (arguments.device == "auto" and no_gpu)
     plan = Plan(
-        arguments.device,
+        "cpu" if on_cpu else "cuda",
         runs=min(arguments.frames, 3 if on_cpu and quick else 10_000),
         seconds=0.2 if on_cpu and quick else 0.7 if quick else 1.5,
         weights=arguments.weights,
@@ -166,34 +183,41 @@ def _tasks(
     on_cpu: bool,
     quick: bool,
 ) -> Iterator[Row]:
-    """Give the tasks: ceilings, the key cases at the first size, then all else."""
+    """Give the tasks, most important first: what the targets are of, then all else."""
     from evaluation.bench.gpu_methods import METHODS
 
     small = on_cpu and quick
     first, (width, height) = sizes[:1], sizes[0]
+    size: Row = {"width": width, "height": height}
     key = [name for name in models if name in _KEY_MODELS] or list(models[:1])
     others = [name for name in models if name not in key]
-    fast = [name for name in methods if METHODS[name].quick]
-    slow = [name for name in methods if not METHODS[name].quick]
+    fast = [name for name in methods if METHODS[name].quick and name != _TUNED]
+    slow = [name for name in methods if not METHODS[name].quick and name != _COMPILE]
+    tuned, compiled = ([name for name in methods if name == one] for one in (_TUNED, _COMPILE))
     few = [name for name in methods if name in _FEW]
     yield {"kind": "matmul", "sizes": [64] if small else [2048, 4096, 8192]}
     yield {"kind": "copies", "sizes": [1 << 20] if small else [1 << 26, 1 << 30]}
-    yield {"kind": "convolutions", "width": width, "height": height}
     yield from _rows(key, first, fast)
-    yield from _rows(reversed(key), first, slow[:1])
     yield from _paths(reversed(key), sizes[0])
-    yield {"kind": "memory", "model": key[-1], "width": width, "height": height,
-           "frames": 3 if small else 10_000 if quick else 100_000,
-           "seconds": 5.0 if small else 20.0 if quick else 75.0}  # fmt: skip
     piece = (16, 12) if small else (96, 64)
     for name in (*key, *others):
         yield {"kind": "reference", "model": name, "width": piece[0], "height": piece[1]}
+    yield from _rows(reversed(key), first, compiled)
+    yield {"kind": "memory", "model": key[-1], **size,
+           "frames": 12 if small else 10_000 if quick else 100_000,
+           "seconds": 10.0 if small else 30.0 if quick else 200.0}  # fmt: skip
+    backend = "openvino" if on_cpu else "torch-cuda"
+    for name in dict.fromkeys(("default-x4", *([] if small else reversed(key)))):
+        if name == "default-x4" or not on_cpu:
+            yield {"kind": "open", "model": name, **size, "backend": backend}
+    yield {"kind": "convolutions", **size}
+    yield from _rows(key, first, tuned)
+    yield from _rows(key[-1:], first, slow)
     yield from _rows(others, first, few)
     yield from _rows(key, sizes[1:], few)
-    yield from _rows(key[-1:], first, slow[1:])
-    yield from _rows([] if quick else others, first, slow[:1])
+    yield from _rows([] if quick else others, first, compiled)
     yield from _rows(others, sizes[1:], few)
-    yield from _rows(key[:-1], first, slow[1:])
+    yield from _rows(key[:-1], first, slow)
 
 
 def _rows(
@@ -227,11 +251,9 @@ def run(arguments: argparse.Namespace) -> int:
     plan = planned(arguments)
     with tempfile.TemporaryDirectory(prefix="overlay-bench-") as folder:
         out = arguments.out or Path(folder) / "results.jsonl"
-        try:
-            out.write_text("", encoding="utf-8")
-        except OSError as exc:
-            raise OverlayError(f"cannot write {out}: {exc.strerror}; choose another file") from exc
-        facts = describe(arguments.device, plan)
+        done = _begun(out, arguments.resume)
+        plan.tasks = [task for task in plan.tasks if not any(_is_of(row, task) for row in done)]
+        facts = describe(plan.device, plan)
         _append(out, {"kind": "facts", **facts})
         supervise(plan, out, arguments.budget, Path(folder))
         rows = read(out)
@@ -240,9 +262,35 @@ def run(arguments: argparse.Namespace) -> int:
 
     text = gpu_table.text(result)
     sys.stdout.write((json.dumps(result, indent=2) if arguments.json else text) + "\n")
+    if plan.device == "cpu":
+        sys.stderr.write(f"{gpu_table.NO_GPU}\n")
     if arguments.markdown is not None:
         arguments.markdown.write_text(gpu_table.markdown(result), encoding="utf-8")
     return 0 if any(row["status"] == "measured" for row in result["rows"]) else 1
+
+
+def _begun(out: Path, resume: bool) -> list[Row]:
+    """Begin a file of results, or go on with one: gives the measured rows that stay in it.
+
+    Raises:
+        OverlayError: it cannot be written, or read.
+    """
+    try:
+        kept = [row for row in read(out) if _is_final(row)] if resume and out.exists() else []
+        out.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it holds no text"
+        raise OverlayError(f"cannot write {out}: {why}; choose another file") from exc
+    return kept
+
+
+def _is_final(row: Row) -> bool:
+    return row.get("status") == "measured" and "cut_short" not in row
+
+
+def _is_of(row: Row, task: Row) -> bool:
+    """Whether a result is one of this task's."""
+    return all(row.get(name) == value for name, value in task.items())
 
 
 def supervise(plan: Plan, out: Path, budget_s: float, folder: Path) -> None:
@@ -250,7 +298,7 @@ def supervise(plan: Plan, out: Path, budget_s: float, folder: Path) -> None:
     file = folder / "plan.json"
     end = time.monotonic() + budget_s
     start = 0
-    state = plan.to_json()
+    state = {**plan.to_json(), "until": time.time() + budget_s}
     reason = f"the budget of {budget_s:g} s was spent before its turn"
     while start < len(plan.tasks) and time.monotonic() < end:
         state["tile"] = _best_tile(read(out))
@@ -415,12 +463,14 @@ def _version(package: str) -> str | None:
 def summed_up(facts: Row, lines: Sequence[Row]) -> Row:
     """Sort the results, and add ratios to the baselines and shares of the ceilings."""
     kinds: dict[str, list[Row]] = {
-        kind: [line for line in lines if line["kind"] == kind]
-        for kind in ("matmul", "copies", "convolutions", "row", "reference", "path", "memory")
+        kind: [line for line in lines if line["kind"] == kind] for kind in _RESULTS
     }
     ceilings = _ceilings(kinds)
+    from evaluation.bench.gpu_table import NO_GPU
+
+    note = {} if facts["device"] == "cuda" else {"note": NO_GPU}
     return {
-        "suite": "gpu", **facts, "ceilings": ceilings, "seed_table": SEED_TABLE,
+        "suite": "gpu", **note, **facts, "ceilings": ceilings, "seed_table": SEED_TABLE,
         "rows": [_with_shares(row, kinds["row"], ceilings) for row in kinds["row"]],
         **{kind: kinds[kind] for kind in kinds if kind != "row"},
     }  # fmt: skip

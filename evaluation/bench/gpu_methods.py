@@ -7,9 +7,10 @@ so.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from engines.fast import FORMS, Form, faster, kernels
 from engines.fast.kernels import Tile
+from evaluation.bench import gpu_fp8
 from evaluation.bench.gpu_nets import Model, Picture
 from evaluation.bench.timing import Device
 
@@ -54,12 +56,14 @@ class Method:
         prepare: makes the step; may take minutes, and raises NotHere.
         quick: whether preparing takes seconds at most.
         kind: the matrix product whose ceiling is its own.
+        more: what else its row says; called after the times were taken.
     """
 
     title: str
     prepare: Callable[[Case], Step]
     quick: bool = True
     kind: str = "fp16"
+    more: Callable[[Case], Mapping[str, object]] | None = None
 
 
 def _eager(kind: torch.dtype, channels_last: bool) -> Callable[[Case], Step]:
@@ -133,6 +137,49 @@ def _fast(form: Form, tile: Tile | None = None, tuned: bool = False) -> Callable
     return prepare
 
 
+def _fp8(case: Case) -> Step:
+    picture = _fp8_picture(case)
+    if not case.device.is_cuda:
+        return lambda: picture(case.frame)
+    if torch.cuda.get_device_capability() < (8, 9):
+        raise NotHere("FP8 products need compute capability 8.9 or later")
+    return captured(lambda: picture(case.frame), case.device)
+
+
+def _fp8_picture(case: Case) -> Picture:
+    if case.model.architecture == "luma":
+        raise NotHere("FP8 is tried on Compact and RRDB only")
+    try:
+        return gpu_fp8.picture(case.net, case.frame)
+    except ValueError as exc:
+        raise NotHere(str(exc)) from exc
+
+
+def _fp8_loss(case: Case) -> Mapping[str, object]:
+    return {"loss": gpu_fp8.loss(case.net, _fp8_picture(case), case.frame, case.model.scale)}
+
+
+def _tensorrt(name: str, package: str) -> Callable[[Case], Step]:
+    """Build an engine and run it as the overlay does, between tensors of PyTorch's."""
+
+    def prepare(case: Case) -> Step:
+        if not find_spec(package):
+            raise NotHere(f"{package} is not installed")
+        if not case.device.is_cuda:
+            raise NotHere(f"{name} needs an NVIDIA GPU")
+        from engines.errors import EngineError
+        from evaluation.bench import gpu_engine
+        from overlay.errors import OverlayError
+
+        try:
+            step, capturable = gpu_engine.step(name, case.model, _graph(case), case.frame)
+        except (EngineError, OverlayError, ImportError) as exc:
+            raise NotHere(str(exc)) from exc
+        return captured(step, case.device) if capturable else step
+
+    return prepare
+
+
 def _onnxruntime(case: Case) -> Step:
     """Run the exported FP16 graph in ONNX Runtime's CUDA provider, in and out on the device."""
     try:
@@ -193,7 +240,14 @@ METHODS = {
     "direct-tuned": Method("quick form 'direct', best tile", _fast("direct", tuned=True)),
     "stacked": Method("quick form 'stacked'", _fast("stacked")),
     "stacked-64": Method("quick form 'stacked', tiles of 64", _fast("stacked", Tile(64, 4, 3))),
+    "fp8": Method(
+        "PyTorch FP8 products of patches, CUDA graph", _fp8, kind="fp8", more=_fp8_loss
+    ),
     "onnxruntime": Method("ONNX Runtime CUDA, FP16", _onnxruntime),
+    "tensorrt": Method("TensorRT, FP16", _tensorrt("tensorrt", "tensorrt"), quick=False),
+    "tensorrt-rtx": Method(
+        "TensorRT-RTX, FP16", _tensorrt("tensorrt-rtx", "tensorrt_rtx"), quick=False
+    ),
     "compile": Method("torch.compile FP16", _compiled("default"), quick=False),
     "compile-graph": Method(
         "torch.compile FP16, CUDA graphs", _compiled("reduce-overhead"), quick=False

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evaluation.bench.gpu_fp8 import LIMIT_DB
 from evaluation.bench.gpu_methods import METHODS
 
 Row = Mapping[str, Any]
-NO_GPU = "no GPU: on the CPU the suite tests itself, and its times mean nothing"
+NO_GPU = (
+    "no NVIDIA GPU here: the suite tested itself on the CPU, at tiny sizes; its times mean "
+    "nothing, and rows that need a GPU say so"
+)
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
@@ -52,6 +56,11 @@ def _tables(result: Row) -> Iterator[Table]:
         yield _reference(result["reference"])
     if result["memory"]:
         yield _memory(result["memory"])
+    if result["open"]:
+        yield _opening(result["open"])
+    losses = [row for row in result["rows"] if "loss" in row]
+    if losses:
+        yield _losses(losses)
 
 
 def _ceilings(result: Row) -> Table:
@@ -138,16 +147,18 @@ def _path(rows: Sequence[Row]) -> Table:
     for row in rows:
         name = [row["model"], row["backend"]]
         if row["status"] != "measured":
-            lines.append([*name, f"not run: {row['reason']}", "", "", "", "", ""])
+            lines.append([*name, f"not run: {row['reason']}", *[""] * 9])
             continue
         whole, host = row["submit_to_result_ms"], row["submit_host_ms"]
         lines.append([
-            *name, f"{whole['p50']:.3f}", f"{whole['p99']:.3f}",
-            f"{whole['p99'] / whole['p50']:.2f}", f"{host['p50']:.3f}",
+            *name, row["runs_on"], *(f"{whole[point]:.3f}" for point in ("p50", "p95", "p99")),
+            f"{whole['p99'] / whole['p50']:.2f}", f"{host['p50']:.3f}", f"{host['p99']:.3f}",
             f"{row['per_second']:.1f}", f"{row['overlap']:.2f}" if "overlap" in row else "",
+            f"{row['against_fp32']['psnr_db']:g}",
         ])  # fmt: skip
-    names = ("model", "back end", "submit→result p50 ms", "p99", "p99/p50", "submit host ms",
-             "fps, two in flight", "stages / period")  # fmt: skip
+    names = ("model", "back end", "runs on", "submit→result p50 ms", "p95", "p99", "p99/p50",
+             "submit host p50 ms", "p99", "fps, two in flight", "stages / period",
+             "PSNR dB")  # fmt: skip
     return "The whole path: host memory to host memory", names, lines
 
 
@@ -164,13 +175,42 @@ def _memory(rows: Sequence[Row]) -> Table:
     lines = []
     for row in rows:
         if row["status"] != "measured":
-            lines.append([row["model"], f"not run: {row['reason']}", "", "", ""])
+            lines.append([row["model"], f"not run: {row['reason']}", *[""] * 6])
             continue
-        before, after = row["before"]["used_mb"], row["after"]["used_mb"]
-        frames = f"{row['frames']} of {row['wanted_frames']}"
-        lines.append([row["model"], frames, f"{before:g}", f"{after:g}",
-                      "flat" if row["flat"] else "grew"])  # fmt: skip
-    return "Memory", ("model", "frames", "before MB", "after MB", ""), lines
+        before, after = row["before"], row["after"]
+        lines.append([
+            row["model"], row["runs_on"], f"{row['frames']} of {row['wanted_frames']}",
+            f"{before['used_mb']:g}", f"{row['most_used_mb']:g}", f"{after['used_mb']:g}",
+            "flat" if row["flat"] else "grew", f"{after['host_mb'] - before['host_mb']:+.1f}",
+        ])  # fmt: skip
+    names = ("model", "runs on", "frames", "before MB", "most", "after", "", "on the host")
+    return "Memory in use on the device, two frames in flight", names, lines
+
+
+def _opening(rows: Sequence[Row]) -> Table:
+    lines = []
+    for row in rows:
+        if row["status"] != "measured":
+            lines.append([row["model"], f"not run: {row['reason']}", *[""] * 6])
+            continue
+        lines.append([
+            row["model"], row["runs_on"], row["kernels"], f"{row['opened_s']:.2f}",
+            f"{row['first_picture_s']:.2f}", f"{row['check_ms']:.2f}", f"{row['device_mb']:g}",
+            f"{row['host_mb']:g}",
+        ])  # fmt: skip
+    names = ("model", "runs on", "kernels of Triton's", "opened s", "first picture s",
+             "speed check ms", "device MB", "host MB")  # fmt: skip
+    return "Opening, in a process of its own, from its beginning", names, lines
+
+
+def _losses(rows: Sequence[Row]) -> Table:
+    lines = []
+    for row in rows:
+        loss = row["loss"]
+        lines.append([row["model"], METHODS[row["method"]].title, f"{loss['fp32_db']:.2f}",
+                      f"{loss['loss_db']:.3f}", "yes" if loss["holds"] else "no"])  # fmt: skip
+    title = f"What FP8 loses against FP32, of {LIMIT_DB:g} dB that are allowed"
+    return title, ("model", "method", "FP32 PSNR dB", "loss dB", "holds"), lines
 
 
 def _set(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.fast.kernels import Tile
-from evaluation.bench import ceilings, flops, gpu_nets, gpu_path
+from evaluation.bench import ceilings, flops, gpu_nets, gpu_open, gpu_path
 from evaluation.bench.gpu_methods import METHODS, Case, NotHere
 from evaluation.bench.gpu_nets import MODELS, Model, Picture
 from evaluation.bench.timing import Device
@@ -30,6 +31,9 @@ from evaluation.bench.timing import Device
 LOST = 3
 
 Row = dict[str, Any]
+
+#: What a task that watches the budget leaves of it.
+_SPARE_S = 5.0
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Worker:
         seconds: for them, at most.
         weights: a folder of weights.
         tile: the best one, if tiles were measured.
+        until: when the budget is spent, by `time.time`.
     """
 
     device: Device
@@ -48,6 +53,7 @@ class Worker:
     seconds: float
     weights: Path | None
     tile: Tile | None = None
+    until: float = float("inf")
     _nets: dict[str, tuple[nn.Module, str]] = field(default_factory=dict)
     _right: dict[tuple[str, int, int], Tensor] = field(default_factory=dict)
     _counts: dict[tuple[object, ...], flops.Count] = field(default_factory=dict)
@@ -93,7 +99,8 @@ class Worker:
             ready_s = time.perf_counter() - begin
             timed = self.device.time(step, self.runs, self.seconds)
             right = self.right(model, frame)
-        kind = torch.float16 if method.kind == "fp16" else torch.float32
+            more = method.more(case) if method.more is not None else {}
+        kind = torch.float32 if method.kind in ("fp32", "tf32") else torch.float16
         count = self.count(model, frame, kind)
         emit({
             **timed.to_json(), "ready_s": round(ready_s, 2), "weights": origin, "frame": source,
@@ -101,7 +108,7 @@ class Worker:
             "eager_mb": round(count.eager_bytes / 1e6, 2), "eager_kernels": count.kernels,
             "tflops": round(count.gflop / timed.best_ms, 4),
             "least_gb_s": round(count.least_bytes / timed.best_ms / 1e6, 2),
-            "against_fp32": gpu_nets.difference(result, right),
+            "against_fp32": gpu_nets.difference(result, right), **more,
         })  # fmt: skip
 
     def do_reference(self, task: Row, emit: Callable[[Row], None]) -> None:
@@ -117,7 +124,7 @@ class Worker:
 
     def do_matmul(self, task: Row, emit: Callable[[Row], None]) -> None:
         for size in task["sizes"]:
-            for kind in ("fp16", "tf32", "fp32"):
+            for kind in ceilings.matmuls(self.device):
                 emit(ceilings.matmul(self.device, kind, size))
 
     def do_copies(self, task: Row, emit: Callable[[Row], None]) -> None:
@@ -135,23 +142,39 @@ class Worker:
         self.tile = ceilings.best_tile(rows)
 
     def do_memory(self, task: Row, emit: Callable[[Row], None]) -> None:
-        """Put many frames through one graph and look whether memory grows."""
-        model = MODELS[task["model"]]
+        """Put many frames through the upscaler and look whether memory grows."""
+        model, size = MODELS[task["model"]], (task["width"], task["height"])
         net, origin = self.net(model)
-        frame, _ = gpu_nets.frame_of(task["width"], task["height"])
-        case = Case(model, net, frame.to(self.device.name), self.device, self.tile)
-        method = "graph" if self.device.is_cuda else "fp32"
-        with torch.inference_mode():
-            step = METHODS[method].prepare(case)
-            found = gpu_path.memory(self.device, step, task["frames"], task["seconds"])
-        emit({"weights": origin, "method": method, **found})
+        with gpu_path.opened(self.device, model, net, "torch-cuda", size) as upscaler:
+            seconds = min(task["seconds"], self.until - time.time() - _SPARE_S)
+            found = gpu_path.memory(upscaler, size, self.device, task["frames"], seconds)
+        emit({"weights": origin, **found})
 
     def do_path(self, task: Row, emit: Callable[[Row], None]) -> None:
-        model = MODELS[task["model"]]
+        """Time the whole path of one back end."""
+        model, size = MODELS[task["model"]], (task["width"], task["height"])
         net, origin = self.net(model)
-        emit({"weights": origin, **gpu_path.path(
-            model, net, task["backend"], (task["width"], task["height"]), self.runs, self.seconds
-        )})  # fmt: skip
+        frame, source = gpu_nets.frame_of(*size)
+        with torch.inference_mode():
+            right = self.right(model, frame.to(self.device.name))
+        with gpu_path.opened(self.device, model, net, task["backend"], size) as upscaler:
+            found = gpu_path.path(upscaler, size, self.runs, self.seconds, right)
+        emit({"weights": origin, "frame": source, **found})
+
+    def do_open(self, task: Row, emit: Callable[[Row], None]) -> None:
+        """Open in a process of its own, with no compiled kernels of Triton's, then with them."""
+        scale = MODELS[task["model"]].scale
+        if self.device.is_cuda:
+            torch.cuda.empty_cache()
+        with tempfile.TemporaryDirectory(prefix="overlay-bench-") as folder:
+            for kernels in ("compiled", "kept"):
+                row = gpu_open.measured(task, scale, Path(folder), self._used_mb)
+                if "reason" in row:
+                    raise NotHere(row["reason"])
+                emit({"kernels": kernels, **row})
+
+    def _used_mb(self) -> float:
+        return gpu_path.in_use(self.device)["used_mb"]
 
 
 def _copied(net: nn.Module, device: Device) -> nn.Module:
@@ -215,6 +238,7 @@ def main() -> int:
     tile = Tile(*plan["tile"]) if plan.get("tile") else None
     weights = Path(plan["weights"]) if plan.get("weights") else None
     worker = Worker(Device(plan["device"]), plan["runs"], plan["seconds"], weights, tile)
+    worker.until = plan.get("until", worker.until)
     if plan.get("threads"):
         torch.set_num_threads(plan["threads"])
     return work(worker, plan["tasks"], arguments.start, arguments.out)

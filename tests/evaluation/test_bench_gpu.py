@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 import time
@@ -15,13 +16,17 @@ import torch
 
 from engines import zoo
 from engines.fast import faster
+from engines.fast.kernels import Conv, Tile
 from evaluation import bench
 from evaluation.bench import (
     ceilings,
     flops,
     gpu,
+    gpu_engine,
+    gpu_fp8,
     gpu_methods,
     gpu_nets,
+    gpu_open,
     gpu_path,
     gpu_table,
     gpu_worker,
@@ -29,8 +34,9 @@ from evaluation.bench import (
 from evaluation.bench.gpu_methods import METHODS, Case, NotHere
 from evaluation.bench.gpu_nets import MODELS, Picture
 from evaluation.bench.timing import Device, Timed
+from overlay.cuda.recording import RecordingCuda
 from overlay.errors import BackendUnavailable, OverlayError, SettingsError
-from overlay.frame import DeviceSpan, DeviceTimes
+from overlay.frame import DeviceSpan, DeviceTimes, Size
 
 Row = dict[str, Any]
 
@@ -39,6 +45,13 @@ def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     bench.add_arguments(parser)
     return parser.parse_args(["--suite", "gpu", "--device", "cpu", *words])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_suite_tests_itself() -> None:
+    plan = gpu.planned(parse("--device", "auto"))
+    assert plan.device == "cpu"
+    assert {task["width"] for task in plan.tasks if task["kind"] == "row"} == {32}
 
 
 # --- counting ------------------------------------------------------------------------------------
@@ -152,6 +165,9 @@ def test_every_method_gives_the_picture_or_a_reason(name: str, method: str) -> N
     if reason:
         assert method not in ("fp32", "fp16", "fp16-cl", "onnxruntime")
         return
+    if method == "fp8":
+        assert gpu_nets.difference(result, Picture(net, torch.float32)(frame))["psnr_db"] > 30
+        return
     right = Picture(net, torch.float32)(frame)
     assert result.dtype == torch.uint8
     assert gpu_nets.difference(result, right)["max"] <= 3
@@ -204,10 +220,11 @@ def test_the_median_is_the_devices_where_there_is_one() -> None:
     ("words", "message"),
     [
         (["--models", "nonsense"], "--models: the gpu suite does not know 'nonsense'"),
-        (["--methods", "fp8"], "--methods: the gpu suite does not know 'fp8'"),
+        (["--methods", "fp4"], "--methods: the gpu suite does not know 'fp4'"),
         (["--sizes", "480"], "--sizes: '480': expected WIDTHxHEIGHT"),
         (["--frames", "0"], "--frames must be at least 1, not 0"),
         (["--budget", "nan"], "--budget: expected 1 to 36000 s"),
+        (["--resume"], "--resume goes on with the results in a file: name it with --out"),
     ],
 )
 def test_bad_options(words: list[str], message: str) -> None:
@@ -216,7 +233,7 @@ def test_bad_options(words: list[str], message: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so() -> None:
+def test_a_gpu_that_was_asked_for_must_be_there() -> None:
     with pytest.raises(BackendUnavailable, match="sees no NVIDIA GPU; --device cpu --quick"):
         bench.run(parse("--device", "cuda"))
 
@@ -229,13 +246,16 @@ def test_an_unwritable_file_is_said_at_once(tmp_path: Path) -> None:
 def test_what_matters_most_comes_first() -> None:
     tasks = gpu.planned(parse()).tasks
     kinds = [task["kind"] for task in tasks]
-    assert kinds[:3] == ["matmul", "copies", "convolutions"]
+    assert kinds[:3] == ["matmul", "copies", "row"]
     rows = [task for task in tasks if task["kind"] == "row"]
-    assert {row["model"] for row in rows[: 2 * 11]} == set(gpu._KEY_MODELS)
-    compiled = next(i for i, task in enumerate(tasks) if task.get("method") == "compile")
-    other = next(i for i, t in enumerate(tasks) if t.get("model") == "default-x4")
-    assert kinds.index("path") > compiled
-    assert max(compiled, kinds.index("memory")) < other
+    assert {row["model"] for row in rows[: 2 * 13]} == set(gpu._KEY_MODELS)
+    compiled, tuned = (
+        next(i for i, task in enumerate(tasks) if task.get("method") == name)
+        for name in ("compile", "direct-tuned")
+    )
+    other = next(i for i, t in enumerate(tasks) if t["kind"] == "row" and t["model"] == "span-x4")
+    assert kinds.index("path") < compiled < kinds.index("memory") < kinds.index("open")
+    assert kinds.index("open") < kinds.index("convolutions") < tuned < other
     assert {(row["width"], row["height"]) for row in rows} == {(480, 270), (640, 360), (960, 540)}
     assert {row["model"] for row in rows} == set(MODELS)
     assert {row["method"] for row in rows} == set(METHODS)
@@ -358,7 +378,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Row, str]:
     """Run the suite as a user does, on the CPU."""
     folder = tmp_path_factory.mktemp("gpu")
     arguments = parse("--quick", "--json", "--out", str(folder / "o"), "--markdown",
-                      str(folder / "m"), "--threads", "1")  # fmt: skip
+                      str(folder / "m"), "--threads", "1", "--methods",
+                      "fp32,fp16-cl,epilogue,direct,fp8,tensorrt,compile")  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         written: list[str] = []
         patch.setattr(sys.stdout, "write", written.append)
@@ -379,9 +400,24 @@ def test_a_run_on_the_cpu(results: tuple[Row, str]) -> None:
     assert quick["gflop"] == pytest.approx(160.496 * (32 * 24) / (480 * 270), rel=0.01)
     assert quick["times_fp32"] > 0
     assert quick["share_of_matmul"] > 0
-    assert {row["backend"]: row["status"] for row in result["path"]}["torch-cuda"] == "not run"
+    assert "tested itself on the CPU" in result["note"]
+    paths = {row["backend"]: row for row in result["path"]}
+    assert set(paths) == set(gpu_path.BACKENDS)
+    for backend in ("torch-cuda", "torch-cuda plain", "torch-cuda epilogue", "torch-cuda direct"):
+        assert paths[backend]["against_fp32"]["max"] <= 1
+        assert paths[backend]["slots"] == 2
+        assert paths[backend]["runs_on"].startswith("recording, FP32, ")
+    assert paths["torch-cuda stacked"]["reason"] == "Compact has no form 'stacked'"
+    assert all(paths[name]["reason"] for name in ("tensorrt", "tensorrt-rtx"))
     assert all(row["against_cpu_fp32"]["max"] == 0 for row in result["reference"])
-    assert result["memory"][0]["frames"] == 3
+    memory = result["memory"][0]
+    assert [sample["frames"] for sample in memory["samples"]] == [0, 12]
+    assert "cut_short" not in memory
+    for row in result["open"]:
+        assert 0 < row["opened_s"] <= row["first_picture_s"] < 60
+        assert 0 < row["check_ms"] < 5e3
+    assert [row["kernels"] for row in result["open"]] == ["compiled", "kept"]
+    assert rows["realesr-animevideov3-x4", "fp8"]["loss"]["holds"]
     assert set(result["ceilings"]) == {
         "fp16_tflops", "tf32_tflops", "fp32_tflops", "device_gb_s", "upload_gb_s",
         "download_gb_s",
@@ -400,6 +436,161 @@ def test_tables_have_every_row_and_the_other_machine(results: tuple[Row, str]) -
         assert "not run: torch.compile is compared on GPUs only" in form
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
+
+
+def test_results_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.jsonl"
+    words = ("--quick", "--models", "default-x4", "--methods", "fp32", "--out", str(out))
+    task = next(t for t in gpu.planned(parse(*words)).tasks if t["kind"] == "row")
+    lines: list[Row] = [
+        {"kind": "facts"}, {**task, "status": "measured", "mine": True},
+        {"kind": "copies", "sizes": [1 << 20], "status": "not run", "reason": "no time"},
+        {"kind": "memory", "status": "measured", "cut_short": "1 of 2 frames"},
+    ]  # fmt: skip
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    left: list[Row] = []
+    monkeypatch.setattr(gpu, "supervise", lambda plan, *rest: left.extend(plan.tasks))
+    monkeypatch.setattr(gpu, "summed_up", lambda facts, rows: {"rows": []})
+    monkeypatch.setattr(gpu_table, "text", lambda result: "")
+    assert bench.run(parse(*words, "--resume")) == 1
+    assert {"copies", "memory", "matmul"} <= {one["kind"] for one in left}
+    assert task not in left
+    assert [row.get("mine") for row in gpu.read(out)] == [True, None]
+
+
+# --- memory, opening, engines, FP8 ---------------------------------------------------------------
+
+
+class Instant:
+    """An upscaler whose pictures are there at once."""
+
+    slots, device = 2, "nothing"
+
+    def __init__(self) -> None:
+        self.in_flight = self.done = self.most = 0
+
+    def submit(self, frame: object) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+
+    def poll(self, timeout_s: float) -> object:
+        self.in_flight -= 1
+        self.done += 1
+        return self
+
+
+@pytest.mark.parametrize(("used", "flat"), [([7, 9, 7, 7], True), ([7, 10, 7, 7], False)])
+def test_memory_that_grew_for_a_while_is_seen(
+    used: list[float], flat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter(used)
+    monkeypatch.setattr(gpu_path, "in_use", lambda device: {"used_mb": next(found), "host_mb": 1.0})
+    upscaler = Instant()
+    row = gpu_path.memory(upscaler, (32, 24), Device("cpu"), 25_000, 60.0)
+    assert [sample["frames"] for sample in row["samples"]] == [0, 10_000, 20_000, 25_000]
+    assert row["flat"] is flat
+    assert row["most_used_mb"] == max(used)
+    assert (upscaler.in_flight, upscaler.most, upscaler.done) == (0, 2, 25_004)
+    assert "cut_short" not in row
+
+
+def test_memory_says_how_many_frames_fitted() -> None:
+    upscaler = Instant()
+    row = gpu_path.memory(upscaler, (32, 24), Device("cpu"), 10_000_000, 0.05)
+    assert 0 < row["frames"] < 10_000_000
+    assert row["cut_short"] == f"{row['frames']} of 10000000 frames fitted into 0 s"
+    assert upscaler.in_flight == 0
+    assert upscaler.done == row["frames"] + 4
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    task = {"model": "realesrgan-x4plus@7", "backend": "openvino", "width": 32, "height": 24}
+    row = gpu_open.measured(task, 4, tmp_path, lambda: 0.0)
+    assert "realesrgan-x4plus" in row["reason"]
+
+
+def test_a_process_that_dies_is_said_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_open, "sys", argparse.Namespace(executable="/bin/false"))
+    task = {"model": "default-x4", "backend": "openvino", "width": 32, "height": 24}
+    row = gpu_open.measured(task, 4, tmp_path, lambda: 0.0)
+    assert row["reason"] == "the process ended with 1, or took 90 s"
+
+
+def test_engines_run_between_tensors() -> None:
+    """The program gets the tensors' addresses, and its picture is the one that is given."""
+    calls: list[object] = []
+
+    class Program:
+        def prepare(self, cuda: object, size: object, stream: object) -> None:
+            calls.append(size)
+
+        def enqueue(self, slot: int, source: Any, target: Any, stream: Any) -> None:
+            assert (slot, source.size, target.size) == (0, 6 * 4 * 4, 24 * 16 * 4)
+            ctypes.memset(target.address, ctypes.c_uint8.from_address(source.address).value, 8)
+
+        def capturable(self, stream: object) -> bool:
+            return False
+
+    frame = torch.full((1, 4, 6, 4), 9, dtype=torch.uint8)
+    model = MODELS["superultracompact-x4"]
+    program: Any = Program()
+    step, capturable = gpu_engine.prepared(program, RecordingCuda(), model, frame)
+    frame.fill_(5)
+    picture = step()
+    assert picture.shape == (1, 16, 24, 4)
+    assert picture.flatten()[:8].tolist() == [5] * 8
+    assert calls == [Size(6, 4)]
+    assert not capturable
+
+
+def test_patches_are_those_of_a_convolution() -> None:
+    planes = torch.randn(5, 7, 16).to(torch.float8_e4m3fn)
+    expected = torch.nn.functional.unfold(planes.float().permute(2, 0, 1)[None], 3, padding=1)
+    expected = expected[0].reshape(16, 9, 35).permute(2, 1, 0).reshape(35, 144)
+    assert torch.equal(gpu_fp8.patches(planes).float(), expected)
+
+
+def test_fp8_convolves_and_clamps() -> None:
+    conv = torch.nn.Conv2d(32, 48, 3, padding=1)
+    x = torch.randn(1, 32, 6, 9).half()
+    with torch.inference_mode():
+        expected = conv(x.float())
+        found = gpu_fp8.Fp8Conv(conv, float(x.abs().max()))(x).float()
+        error = (found - expected).pow(2).mean().sqrt() / expected.std()
+        assert 0.001 < error < 0.06
+        clamped = gpu_fp8.Fp8Conv(conv, 1.0)(x).float()
+        assert (clamped - conv(x.float().clamp(-1, 1))).abs().max() < 0.1
+
+
+def test_what_fp8_loses_is_told() -> None:
+    net, _ = gpu_nets.net_of(MODELS["realesr-animevideov3-x4"])
+    frame, _ = gpu_nets.frame_of(64, 48)
+    with torch.inference_mode():
+        quick = gpu_fp8.picture(net, frame)
+        assert sum(isinstance(one, gpu_fp8.Fp8Conv) for one in quick.modules()) == 16
+        good = gpu_fp8.loss(net, quick, frame, 4)
+        assert good["holds"]
+        for one in quick.modules():
+            if isinstance(one, gpu_fp8.Fp8Conv):
+                one.get_buffer("bias").add_(0.2)
+        bad = gpu_fp8.loss(net, quick, frame, 4)
+    assert not bad["holds"]
+    assert bad["fp32_db"] == good["fp32_db"]
+
+
+def test_a_tile_that_does_not_fit_costs_its_row_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutOfResources(Exception):
+        """As Triton's: no RuntimeError."""
+
+    def convolve(*arguments: object, **options: object) -> None:
+        raise OutOfResources("out of resource: shared memory\nmore")
+
+    monkeypatch.setattr(ceilings.kernels, "convolve", convolve)
+    conv, x = Conv(torch.zeros(16, 16, 3, 3), torch.zeros(16), 1.0, 16, 16), torch.zeros(1)
+    row = ceilings._ours(Device("cpu"), conv, x, x, Tile(), 1)
+    assert row == {"reason": "out of resource: shared memory"}
 
 
 def test_graphs_need_a_gpu() -> None:
