@@ -223,8 +223,9 @@ def find_pairs(
     leaks = _leaks(root)
     reported = set()
     pairs = []
-    for name in sorted(_names(folder) | _names(twins[-1])):
-        parts = _parts(name)
+    twin_names = set() if twins[-1].parents[1] != root / kind else _names(twins[-1])
+    for name in sorted(_names(folder) | twin_names):
+        parts = frame_parts(name)
         if parts is not None and games is not None and parts[0] not in games:
             continue
         low_path, high_path = folder / f"{name}.png", _first(twins, f"{name}.png")
@@ -262,7 +263,7 @@ def split_folders(low: Path, high: Path) -> tuple[list[Pair], list[Problem]]:
         if what:
             problems.append(Problem(name, low_path, what))
             continue
-        game, episode, frame = _parts(name) or ("", "", str(number))
+        game, episode, frame = frame_parts(name) or ("", "", str(number))
         pairs.append(Pair(name, game, episode, int(frame), low_path, high_path))
     return pairs, problems
 
@@ -281,9 +282,9 @@ def _folders(root: Path, kind: str, split: str, low: int, high: int) -> tuple[Pa
         raise DataError(f"no pairs of {low}p and {high}p in {kind}; choose other heights")
     folder = root / kind / f"{low}p" / split
     twins = [root / kind / f"{high}p-for-{low}p" / split, root / kind / f"{high}p" / split]
-    if kind == "DownscaleData" and not twins[-1].is_dir():
-        twins = [root / "GameEngineData" / f"{high}p" / split]
-    for needed in (folder, twins[-1]):
+    if kind == "DownscaleData":  # its source may lie in either, and not all of it be degraded
+        twins = [root / each / f"{high}p" / split for each in reversed(KINDS)]
+    for needed in (folder, *(() if kind == "DownscaleData" else twins[-1:])):
         if not needed.is_dir():
             raise DataError(
                 f"no frames in {needed}; make them with overlay data collect or degrade"
@@ -298,8 +299,8 @@ def _names(folder: Path) -> set[str]:
         raise DataError(f"cannot read the frames in {folder}: {exc.strerror}") from exc
 
 
-def _parts(name: str) -> tuple[str, str, str] | None:
-    """Split a name into game, episode, frame."""
+def frame_parts(name: str) -> tuple[str, str, str] | None:
+    """Split a name into game, episode and frame number; None if it has no such parts."""
     found = _NAME.fullmatch(name)
     return (found[1], found[2], found[3]) if found else None
 
@@ -401,7 +402,7 @@ def _leaks(root: Path) -> dict[tuple[str, str], list[str]]:
     for kind in KINDS:
         for folder in sorted((root / kind).glob("*p/*")):
             if folder.name in SPLITS and folder.is_dir():
-                for parts in filter(None, map(_parts, _names(folder))):
+                for parts in filter(None, map(frame_parts, _names(folder))):
                     splits[parts[:2]].add(folder.name)
     return {sequence: sorted(found) for sequence, found in splits.items() if len(found) > 1}
 
@@ -460,7 +461,7 @@ def _check_frame(
 ) -> Iterator[Problem]:
     """Check the files of one frame at all sizes."""
     first = _at(folder, heights[0], split) / f"{name}.png"
-    what = _BAD_NAME if _parts(name) is None else _against_manifest(name, split, known)
+    what = _BAD_NAME if frame_parts(name) is None else _against_manifest(name, split, known)
     if what:
         yield Problem(name, first, what)
         return

@@ -1,0 +1,265 @@
+"""DownscaleData written from 1080p frames: the same bytes for the same seed, however it is run.
+
+    <root>/DownscaleData/{270p,360p,540p}/{split}/{name}.png
+    <root>/DownscaleData/manifest.jsonl     one JSON object a frame: the source's entry, and for
+                                            each size the recipe, the seed and the sha256
+
+Killed and started again, it goes on: what the manifest has, and whose bytes are still those, is
+not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from filelock import FileLock, Timeout
+
+from training.dataset import SIZES, SPLITS, Problem, decode_png, frame_parts, read_manifest
+from training.degrade.presets import draw, generator
+from training.degrade.steps import apply, from_bytes, rounded
+from training.errors import DataError
+
+#: Of the source's manifest, what a degraded frame keeps.
+_KEPT = ("licence", "versions", "attribution")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One frame to degrade: `source` (1920x1080) to `target`."""
+
+    name: str
+    split: str
+    source: Path
+    target: Path
+    preset: str
+    low: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was written, or, with `problem`, why nothing was."""
+
+    task: Task
+    recipe: dict[str, Any]
+    sha256: str
+    source_sha256: str
+    problem: Problem | None = None
+
+
+def degrade(
+    root: Path,
+    preset: str,
+    low: int,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    splits: Iterable[str] = SPLITS,
+    source: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[int, list[Problem]]:
+    """Write one size of DownscaleData.
+
+    Args:
+        root: of the data.
+        preset: one of `presets.PRESETS`.
+        low: height of the frames to write.
+        seed: of the recipes; each is drawn from it and the frame's name.
+        jobs: processes; at most two frames of each are in memory.
+        splits: of `SPLITS`; those without frames are passed over.
+        source: holds `{split}/{name}.png`, 1920x1080; None: DownscaleData/1080p if it is there,
+            else GameEngineData/1080p. Another folder's frames are linked into DownscaleData/1080p.
+        progress: called with how many are done, of how many.
+    Returns:
+        How many were written, and the frames that were not, and why.
+    Raises:
+        DataError: no frames, no such preset or size, another process writes there, a full disk.
+    """
+    if low not in SIZES or low == 1080:
+        raise DataError(f"no size {low}p to degrade to; there are 270, 360 and 540")
+    draw(preset, generator(seed, ""), low / 1080)  # complain now, not for every frame
+    folder = root / "DownscaleData"
+    source = source or _default_source(root)
+    found = list(_sources(source, splits))
+    if not found:
+        raise DataError(f"no frames in {source}; give the folder that holds train, val or test")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            known, problems = read_manifest(folder)
+            entries, _ = read_manifest(source.parent)
+            tasks = [Task(path.stem, split, path, folder / f"{low}p" / split / path.name,
+                          preset, low, seed) for split, path in found]  # fmt: skip
+            todo = [task for task in tasks if not _is_done(task, known.get(task.name, {}))]
+            written = 0
+            with (folder / "manifest.jsonl").open("a", encoding="utf-8") as manifest:
+                for done, made in enumerate(_all_made(todo, jobs), 1 + len(tasks) - len(todo)):
+                    if made.problem:
+                        problems.append(made.problem)
+                    else:
+                        name = made.task.name
+                        known[name] = _entry(made, known.get(name, {}), entries.get(name, {}))
+                        manifest.write(_line(known[name]))
+                        manifest.flush()
+                        _link_source(made.task, root)
+                        written += 1
+                    progress(done, len(tasks))
+            _replace(folder / "manifest.jsonl", "".join(_line(known[n]) for n in sorted(known)))
+    except OSError as exc:
+        raise DataError(f"cannot write {exc.filename or folder}: {exc.strerror}") from exc
+    return written, sorted(problems, key=lambda problem: problem.name)
+
+
+def make(task: Task) -> Made:
+    """Degrade one frame and write it; the file is complete or not there."""
+    try:
+        data = task.source.read_bytes()
+        picture = decode_png(data, task.source)
+        if (picture.shape[1], picture.shape[0]) != SIZES[1080]:
+            shape = f"{picture.shape[1]}x{picture.shape[0]}"
+            raise DataError(f"{task.source} is {shape}, must be 1920x1080")
+        if frame_parts(task.name) is None:
+            raise DataError("is not named {game}_{episode}_{frame}.png; rename it")
+    except (DataError, OSError) as exc:
+        return Made(task, {}, "", "", Problem(task.name, task.source, str(exc)))
+    recipe = draw(task.preset, generator(task.seed, task.name), task.low / 1080)
+    low = rounded(apply(from_bytes(picture), recipe))
+    encoded, png = cv2.imencode(".png", low)
+    assert encoded
+    assert low.shape[1::-1] == SIZES[task.low]
+    task.target.parent.mkdir(parents=True, exist_ok=True)
+    _replace(task.target, png.tobytes())
+    sums = [hashlib.sha256(each).hexdigest() for each in (png.tobytes(), data)]
+    return Made(task, recipe.as_json(), sums[0], sums[1])
+
+
+def _all_made(tasks: list[Task], jobs: int) -> Iterator[Made]:
+    """Make all tasks; with several processes in the order in which they are done."""
+    threads = cv2.getNumThreads()
+    if jobs <= 1:
+        cv2.setNumThreads(1)
+        try:
+            yield from map(make, tasks)
+        finally:
+            cv2.setNumThreads(threads)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks of running threads
+    with ProcessPoolExecutor(jobs, context, cv2.setNumThreads, (1,)) as pool:
+        waiting = iter(tasks)
+        running: set[Future[Made]] = set()
+        try:
+            while True:
+                for task in waiting:
+                    running.add(pool.submit(make, task))
+                    if len(running) >= 2 * jobs:
+                        break
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _default_source(root: Path) -> Path:
+    own = root / "DownscaleData" / "1080p"
+    return own if own.is_dir() else root / "GameEngineData" / "1080p"
+
+
+def _sources(source: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    for split in splits:
+        for path in sorted((source / split).glob("*.png")):
+            yield split, path
+
+
+def _is_done(task: Task, entry: Mapping[str, Any]) -> bool:
+    """Whether the manifest has this very degradation, and the file is the one it describes."""
+    size = f"{task.low}p"
+    made = entry.get("degraded", {}).get(size, {})
+    if (made.get("recipe", {}).get("preset"), made.get("seed")) != (task.preset, task.seed):
+        return False
+    try:
+        source, target = (_sha256(path) for path in (task.source, task.target))
+    except OSError:
+        return False
+    same = (source, target) == (entry.get("source_sha256"), entry.get("sha256", {}).get(size))
+    return same and entry.get("split") == task.split
+
+
+def _entry(made: Made, before: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a frame: what is known of its other sizes stays, if the source is the same."""
+    task, size = made.task, f"{made.task.low}p"
+    if before.get("source_sha256") != made.source_sha256:
+        before = {}
+    game, episode, frame = frame_parts(task.name) or ("", "", "0")
+    described = {"recipe": made.recipe, "seed": task.seed}
+    return {
+        "name": task.name,
+        "game": game,
+        "episode": episode,
+        "frame": int(frame),
+        "split": task.split,
+        **{key: source[key] for key in _KEPT if key in source},
+        "source_sha256": made.source_sha256,
+        "sha256": dict(sorted({**before.get("sha256", {}), size: made.sha256}.items())),
+        "degraded": dict(sorted({**before.get("degraded", {}), size: described}.items())),
+    }
+
+
+def _link_source(task: Task, root: Path) -> None:
+    """Put a source from elsewhere beside its LR, as a link where possible."""
+    if task.source.parents[1].parent in (root / "DownscaleData", root / "GameEngineData"):
+        return
+    target = root / "DownscaleData" / "1080p" / task.split / task.source.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and _sha256(target) == _sha256(task.source):
+        return
+    target.unlink(missing_ok=True)
+    try:
+        os.link(task.source, target)
+    except OSError:
+        _replace(target, task.source.read_bytes())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as exc:
+        raise DataError(f"another process is writing to {folder}; wait for it") from exc
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":")) + "\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, data: bytes | str) -> None:
+    """Write a file at once: whoever reads it sees the old one or the new one."""
+    data = data.encode() if isinstance(data, str) else data
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
