@@ -429,6 +429,8 @@ def check(root: Path, kind: str, *, thorough: bool) -> list[Problem]:
     heights = [height for height in HEIGHTS if (folder / f"{height}p").is_dir()]
     if kind not in KINDS or not heights:
         raise DataError(f"no frames in {folder}; make them with overlay data collect or degrade")
+    if kind == "DownscaleData":
+        heights = sorted({*heights, 1080})
     known, problems = _manifest(folder)
     problems += [_leak(sequence, found, folder) for sequence, found in sorted(_leaks(root).items())]
     seen: set[str] = set()
@@ -467,7 +469,7 @@ def _check_frame(
         return
     sums = (known or {}).get(name, {}).get("sha256")
     sums = sums if isinstance(sums, dict) else {}
-    for path, height in _files(folder, split, name, heights):
+    for path, height in _files(folder, split, name, heights, sums):
         what = _wrong(path, SIZES[height])
         if not what and thorough:
             what = _damage(path, sums.get(path.parents[1].name))
@@ -476,13 +478,23 @@ def _check_frame(
 
 
 def _files(
-    folder: Path, split: str, name: str, heights: Iterable[int]
+    folder: Path, split: str, name: str, heights: Iterable[int], listed: Collection[str]
 ) -> Iterator[tuple[Path, int]]:
-    """Give the files of a frame with their heights; the other truths only where they are."""
+    """Give the files of a frame with their heights; the other truths only where they are.
+
+    DownscaleData's HR may lie in GameEngineData, and not every frame is degraded to every size.
+    """
+    file = f"{name}.png"
     for height in heights:
-        yield _at(folder, height, split) / f"{name}.png", height
+        path = _at(folder, height, split) / file
+        if folder.name == "DownscaleData" and not path.is_file():
+            if height == 1080:
+                path = _at(folder.parent / "GameEngineData", height, split) / file
+            elif f"{height}p" not in listed:
+                continue
+        yield path, height
         for other in sorted(folder.glob(f"{height}p-for-*p")):
-            if (path := other / split / f"{name}.png").is_file():
+            if (path := other / split / file).is_file():
                 yield path, height
 
 

@@ -115,6 +115,12 @@ def test_downscaled_frames_find_their_source(root: Path) -> None:
         ("DownscaleData", low(root, ALL[3], 1080))
     ]
     assert problems == []
+    assert check(root, "DownscaleData", thorough=False) == []
+    (root / "DownscaleData" / "360p" / "train").mkdir(parents=True)
+    (root / "DownscaleData" / "1080p" / "train").mkdir(parents=True)
+    assert check(root, "DownscaleData", thorough=False) == []
+    low(root, ALL[3], 1080).unlink()
+    assert [p.name for p in check(root, "DownscaleData", thorough=False)] == [ALL[3]]
     with pytest.raises(DataError, match="no pairs of 270p and 540p in DownscaleData"):
         find_pairs(root, "DownscaleData", low=270, high=540)
 

@@ -125,6 +125,21 @@ def test_sizes_share_a_manifest_and_other_seeds_replace(source: Path, tmp_path: 
     assert again["sha256"]["270p"] != entry["sha256"]["270p"]
 
 
+def test_what_is_known_of_a_source_stays(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "DownscaleData"
+    target = folder / "1080p" / "val" / f"{NAMES[2]}.png"
+    target.parent.mkdir(parents=True)
+    target.write_bytes((source / "val" / target.name).read_bytes())
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    entry = {"name": NAMES[2], "licence": "mine", "tick": 7, "sha256": {"1080p": digest}}
+    (folder / "manifest.jsonl").write_text(json.dumps(entry) + "\n")
+    assert degrade(tmp_path, "render", 540) == (1, [])
+    found = json.loads((folder / "manifest.jsonl").read_text())
+    assert (found["licence"], found["tick"], found["sha256"]["1080p"]) == ("mine", 7, digest)
+    assert sorted(found["sha256"]) == ["1080p", "540p"]
+    assert check(tmp_path, "DownscaleData", thorough=True) == []
+
+
 def test_bad_sources_are_reported_and_left_out(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "GameEngineData" / "1080p" / "train"
     folder.mkdir(parents=True)

@@ -25,7 +25,7 @@ from typing import Any
 import cv2
 from filelock import FileLock, Timeout
 
-from training.dataset import SIZES, SPLITS, Problem, decode_png, frame_parts, read_manifest
+from training.dataset import KINDS, SIZES, SPLITS, Problem, decode_png, frame_parts, read_manifest
 from training.degrade.presets import draw, generator
 from training.degrade.steps import apply, from_bytes, rounded
 from training.errors import DataError
@@ -78,8 +78,8 @@ def degrade(
         seed: of the recipes; each is drawn from it and the frame's name.
         jobs: processes; at most two frames of each are in memory.
         splits: of `SPLITS`; those without frames are passed over.
-        source: holds `{split}/{name}.png`, 1920x1080; None: DownscaleData/1080p if it is there,
-            else GameEngineData/1080p. Another folder's frames are linked into DownscaleData/1080p.
+        source: holds `{split}/{name}.png`, 1920x1080; None: DownscaleData/1080p (wins for equal
+            names) and GameEngineData/1080p. Another folder's are linked into DownscaleData/1080p.
         progress: called with how many are done, of how many.
     Returns:
         How many were written, and the frames that were not, and why.
@@ -90,15 +90,16 @@ def degrade(
         raise DataError(f"no size {low}p to degrade to; there are 270, 360 and 540")
     draw(preset, generator(seed, ""), low / 1080)  # complain now, not for every frame
     folder = root / "DownscaleData"
-    source = source or _default_source(root)
-    found = list(_sources(source, splits))
+    folders = [source] if source else [root / kind / "1080p" for kind in KINDS]
+    found = _sources(folders, splits)
     if not found:
-        raise DataError(f"no frames in {source}; give the folder that holds train, val or test")
+        looked = " and ".join(map(str, folders))
+        raise DataError(f"no frames in {looked}; give the folder that holds train, val or test")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             known, problems = read_manifest(folder)
-            entries, _ = read_manifest(source.parent)
+            entries = {n: e for f in folders for n, e in read_manifest(f.parent)[0].items()}
             tasks = [Task(path.stem, split, path, folder / f"{low}p" / split / path.name,
                           preset, low, seed) for split, path in found]  # fmt: skip
             todo = [task for task in tasks if not _is_done(task, known.get(task.name, {}))]
@@ -173,15 +174,11 @@ def _all_made(tasks: list[Task], jobs: int) -> Iterator[Made]:
             pool.shutdown(cancel_futures=True)
 
 
-def _default_source(root: Path) -> Path:
-    own = root / "DownscaleData" / "1080p"
-    return own if own.is_dir() else root / "GameEngineData" / "1080p"
-
-
-def _sources(source: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
-    for split in splits:
-        for path in sorted((source / split).glob("*.png")):
-            yield split, path
+def _sources(folders: Iterable[Path], splits: Iterable[str]) -> list[tuple[str, Path]]:
+    """Give (split, file) of every frame, sorted; of equal ones that of the last folder."""
+    files = {(split, path.name): path for folder in folders for split in splits
+             for path in (folder / split).glob("*.png")}  # fmt: skip
+    return [(split, files[split, name]) for split, name in sorted(files)]
 
 
 def _is_done(task: Task, entry: Mapping[str, Any]) -> bool:
@@ -199,21 +196,23 @@ def _is_done(task: Task, entry: Mapping[str, Any]) -> bool:
 
 
 def _entry(made: Made, before: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a frame: what is known of its other sizes stays, if the source is the same."""
+    """Describe a frame: what is known of it stays, if it is of the same source."""
     task, size = made.task, f"{made.task.low}p"
-    if before.get("source_sha256") != made.source_sha256:
-        before = {}
+    sums = before.get("sha256", {})
+    if made.source_sha256 not in (before.get("source_sha256"), sums.get("1080p")):
+        before, sums = {}, {}
     game, episode, frame = frame_parts(task.name) or ("", "", "0")
     described = {"recipe": made.recipe, "seed": task.seed}
     return {
+        **{key: source[key] for key in _KEPT if key in source},
+        **before,
         "name": task.name,
         "game": game,
         "episode": episode,
         "frame": int(frame),
         "split": task.split,
-        **{key: source[key] for key in _KEPT if key in source},
         "source_sha256": made.source_sha256,
-        "sha256": dict(sorted({**before.get("sha256", {}), size: made.sha256}.items())),
+        "sha256": dict(sorted({**sums, size: made.sha256}.items())),
         "degraded": dict(sorted({**before.get("degraded", {}), size: described}.items())),
     }
 
@@ -243,7 +242,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, separators=(",", ":")) + "\n"
+    return json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _sha256(path: Path) -> str:
