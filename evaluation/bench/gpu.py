@@ -204,8 +204,8 @@ def _tasks(
         yield {"kind": "reference", "model": name, "width": piece[0], "height": piece[1]}
     yield from _rows(reversed(key), first, compiled)
     yield {"kind": "memory", "model": key[-1], **size,
-           "frames": 12 if small else 10_000 if quick else 100_000,
-           "seconds": 10.0 if small else 30.0 if quick else 200.0}  # fmt: skip
+           "wanted_frames": 12 if small else 10_000 if quick else 100_000,
+           "limit_s": 10.0 if small else 30.0 if quick else 200.0}  # fmt: skip
     backend = "openvino" if on_cpu else "torch-cuda"
     for name in dict.fromkeys(("default-x4", *([] if small else reversed(key)))):
         if name == "default-x4" or not on_cpu:
@@ -354,7 +354,7 @@ def _allowed(task: Row) -> float:
     if task["kind"] == "row" and not METHODS[task["method"]].quick:
         return _TASK_S["slow"]
     if task["kind"] == "memory":
-        return float(task["seconds"]) + _OTHER_S
+        return float(task["limit_s"]) + _OTHER_S
     return _TASK_S.get(task["kind"], _OTHER_S)
 
 

@@ -52,7 +52,8 @@ class Fp8Conv(nn.Module):
 
     def _shrunk(self, x: Tensor) -> Tensor:
         planes = x[0].permute(1, 2, 0).float() * self.shrink
-        return planes.clamp(-_MOST, _MOST).to(torch.float8_e4m3fn)
+        planes = planes.clamp(-_MOST, _MOST)  # what is larger is NaN to some versions
+        return planes.to(torch.float8_e4m3fn)
 
     def _product(self, a: Tensor, b: Tensor) -> Tensor:
         """Multiply [M, K] by [N, K]: FP32 [M, N]."""

@@ -14,7 +14,11 @@ import sys
 import time
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from overlay.frame import Size
+    from overlay.infer import Upscaler
 
 Row = dict[str, Any]
 
@@ -42,24 +46,59 @@ def _found(arguments: argparse.Namespace, begin: float) -> Row:
     from engines.errors import EngineError
     from overlay.errors import OverlayError
     from overlay.frame import Size
-    from overlay.infer import measure_ms, open_upscaler
+    from overlay.infer import measure_ms
 
     source = Size(arguments.width, arguments.height)
-    output = Size(source.width * arguments.scale, source.height * arguments.scale)
     try:
-        with open_upscaler(
-            arguments.model, backend=arguments.backend, source=source, output=output
-        ) as upscaler:
-            opened_s = time.perf_counter() - begin
-            first_ms = measure_ms(upscaler, source, runs=1)
-            first_s = time.perf_counter() - begin
-            return {
-                "opened_s": round(opened_s, 3), "first_picture_s": round(first_s, 3),
-                "first_ms": round(first_ms, 3), "check_ms": round(measure_ms(upscaler, source), 3),
-                "runs_on": upscaler.device, "host_mb": _most_mb(),
-            }  # fmt: skip
-    except (EngineError, OverlayError) as exc:
+        upscaler, weights = _opened(arguments, source)
+    except (EngineError, OverlayError, ImportError) as exc:
         return {"reason": str(exc)}
+    with upscaler:
+        opened_s = time.perf_counter() - begin
+        first_ms = measure_ms(upscaler, source, runs=1)
+        first_s = time.perf_counter() - begin
+        return {
+            "opened_s": round(opened_s, 3), "first_picture_s": round(first_s, 3),
+            "first_ms": round(first_ms, 3), "check_ms": round(measure_ms(upscaler, source), 3),
+            "runs_on": upscaler.device, "weights": weights, "host_mb": _most_mb(),
+        }  # fmt: skip
+
+
+def _opened(arguments: argparse.Namespace, source: Size) -> tuple[Upscaler, str]:
+    """Open it as the overlay does; with random weights where that lacks weights or packages.
+
+    Raises:
+        EngineError, OverlayError, ImportError: it cannot be opened here.
+    """
+    from engines.errors import EngineError
+    from overlay.frame import Size
+
+    try:
+        from overlay.infer import open_upscaler
+
+        output = Size(source.width * arguments.scale, source.height * arguments.scale)
+        found = open_upscaler(
+            arguments.model, backend=arguments.backend, source=source, output=output
+        )
+    except (EngineError, ImportError):
+        if arguments.backend != "torch-cuda":
+            raise
+    else:
+        return found, "its own"
+    from engines import zoo
+    from engines.load import Located
+    from overlay.cuda import shared_cuda
+    from overlay.infer.torch_cuda import open_torch
+
+    spec = zoo.spec(arguments.model)
+    located = Located(f"{spec.id}-random", spec, (), "", "random weights")
+    upscaler = open_torch(located, shared_cuda())
+    try:
+        upscaler.warm_up(source)
+    except BaseException:
+        upscaler.close()
+        raise
+    return upscaler, "random"
 
 
 def _most_mb() -> float:

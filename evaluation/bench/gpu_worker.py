@@ -146,8 +146,8 @@ class Worker:
         model, size = MODELS[task["model"]], (task["width"], task["height"])
         net, origin = self.net(model)
         with gpu_path.opened(self.device, model, net, "torch-cuda", size) as upscaler:
-            seconds = min(task["seconds"], self.until - time.time() - _SPARE_S)
-            found = gpu_path.memory(upscaler, size, self.device, task["frames"], seconds)
+            seconds = min(task["limit_s"], self.until - time.time() - _SPARE_S)
+            found = gpu_path.memory(upscaler, size, self.device, task["wanted_frames"], seconds)
         emit({"weights": origin, **found})
 
     def do_path(self, task: Row, emit: Callable[[Row], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -413,6 +414,8 @@ def test_a_run_on_the_cpu(results: tuple[Row, str]) -> None:
     memory = result["memory"][0]
     assert [sample["frames"] for sample in memory["samples"]] == [0, 12]
     assert "cut_short" not in memory
+    tasks = gpu.planned(parse("--quick")).tasks  # what --resume compares with
+    assert any(gpu._is_of(memory, task) for task in tasks if task["kind"] == "memory")
     for row in result["open"]:
         assert 0 < row["opened_s"] <= row["first_picture_s"] < 60
         assert 0 < row["check_ms"] < 5e3
@@ -507,6 +510,21 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     task = {"model": "realesrgan-x4plus@7", "backend": "openvino", "width": 32, "height": 24}
     row = gpu_open.measured(task, 4, tmp_path, lambda: 0.0)
     assert "realesrgan-x4plus" in row["reason"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_its_packages_pytorch_is_opened_all_the_same(tmp_path: Path) -> None:
+    """It gets as far as the GPU that is not there."""
+    code = (
+        "import sys; sys.modules['cv2'] = None; from evaluation.bench import gpu_open; "
+        "sys.exit(gpu_open.main())"
+    )
+    words = "--model default-x4 --backend torch-cuda --width 32 --height 24 --scale 4"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()],
+        input="\n", capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "cuda-bindings" in json.loads(done.stdout)["reason"]
 
 
 def test_a_process_that_dies_is_said_to_have(
