@@ -202,10 +202,11 @@ def _tasks(
     piece = (16, 12) if small else (96, 64)
     for name in (*key, *others):
         yield {"kind": "reference", "model": name, "width": piece[0], "height": piece[1]}
-    yield from _rows(reversed(key), first, compiled)
+    yield from _rows(key[-1:], first, compiled)
     yield {"kind": "memory", "model": key[-1], **size,
            "wanted_frames": 12 if small else 10_000 if quick else 100_000,
            "limit_s": 10.0 if small else 30.0 if quick else 200.0}  # fmt: skip
+    yield from _rows(key[:-1], first, compiled)
     backend = "openvino" if on_cpu else "torch-cuda"
     for name in dict.fromkeys(("default-x4", *([] if small else reversed(key)))):
         if name == "default-x4" or not on_cpu:
