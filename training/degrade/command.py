@@ -41,7 +41,7 @@ def add_degrade(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _degrade(arguments: argparse.Namespace) -> int:
     from training.degrade.folder import degrade
 
-    with _progress() as progress:
+    with progress_bar(" frames") as progress:
         written, problems = degrade(
             arguments.root,
             arguments.preset,
@@ -59,7 +59,7 @@ def _degrade(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
@@ -68,7 +68,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         from tqdm import tqdm  # type: ignore[import-untyped]
     except ImportError as exc:
         raise DataError('tqdm is not installed: pip install "sr-overlay[train]"') from exc
-    with tqdm(unit=" frames") as bar:
+    with tqdm(unit=unit) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
