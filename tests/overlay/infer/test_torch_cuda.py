@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from engines import fast, load, zoo
 from engines.errors import BuilderMissing, EngineError, WeightsMissing
 from engines.load import Loaded, Located
+from evaluation.bench import gpu_nets
 from evaluation.bench.gpu_path import LateTorch
 from overlay.cuda import Cuda, DeviceBuffer, open_cuda
 from overlay.cuda.recording import RecordingCuda
@@ -373,6 +374,11 @@ def test_rows_without_files_get_random_weights() -> None:
 LARGE = Size(480, 270)
 
 
+def on_gpu(test: Any) -> Any:
+    """Mark what needs a GPU; warnings of Triton's and of PyTorch's compiler are their own."""
+    return pytest.mark.gpu(pytest.mark.filterwarnings("default")(test))
+
+
 @pytest.fixture
 def gpu() -> Iterator[Cuda]:
     if not torch.cuda.is_available():
@@ -421,7 +427,7 @@ class Copier:
         return pixels
 
 
-@pytest.mark.gpu
+@on_gpu
 @pytest.mark.parametrize("path", ["graphs", "plain", "device"])
 @pytest.mark.parametrize("model", MODELS)
 def test_gpu_every_path_gives_what_the_cpu_gives(gpu: Cuda, model: str, path: str) -> None:
@@ -452,13 +458,13 @@ def check_gpu_picture(picture: Picture, loaded: Loaded, copier: Copier) -> None:
     assert times.infer.start_ns >= times.upload.start_ns
 
 
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("default")  # Triton's own
+@on_gpu
 @pytest.mark.parametrize("model", ["realesr-animevideov3-x4", "realesrgan-x4plus-anime-6b"])
 def test_gpu_the_quick_form_is_taken_and_right(
     gpu: Cuda, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loaded = read(model)
+    net, _ = gpu_nets.net_of(gpu_nets.MODELS[model])  # lively, also where its weights are not here
+    loaded = replace(load.random_weights(zoo.spec(model)), module=net)
     form = fast.QUICKEST[loaded.spec.architecture]
     with upscaler(loaded, gpu) as opened:
         assert f", {form}," in opened.device, caplog.text
@@ -468,7 +474,7 @@ def test_gpu_the_quick_form_is_taken_and_right(
         assert all(slot.graph is not None for slot in opened._all)
 
 
-@pytest.mark.gpu
+@on_gpu
 def test_gpu_graphs_are_used_and_sizes_change(gpu: Cuda) -> None:
     loaded = read("realesr-animevideov3-x4")
     with upscaler(loaded, gpu) as opened:
@@ -479,7 +485,7 @@ def test_gpu_graphs_are_used_and_sizes_change(gpu: Cuda) -> None:
         assert all(slot.graph is not None for slot in opened._all)
 
 
-@pytest.mark.gpu
+@on_gpu
 @pytest.mark.parametrize("download", [True, False])
 def test_gpu_two_thousand_frames_two_in_flight_in_flat_memory(gpu: Cuda, download: bool) -> None:
     loaded = read("realesr-animevideov3-x4")
@@ -509,9 +515,8 @@ def first_pixels(cuda: Cuda, picture: Picture) -> Pixels:
     return picture.pixels.copy() if picture.device is None else Copier(cuda).pixels(picture)
 
 
-@pytest.mark.gpu
+@on_gpu
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # PyTorch's compiler has warnings of its own
 def test_gpu_compiled_gives_what_the_cpu_gives(gpu: Cuda) -> None:
     loaded = read("realesr-animevideov3-x4")
     with upscaler(loaded, gpu, compiled=True) as opened:
@@ -521,7 +526,7 @@ def test_gpu_compiled_gives_what_the_cpu_gives(gpu: Cuda) -> None:
             check_limits(picture.pixels, exact(loaded, given.pixels), loaded)
 
 
-@pytest.mark.gpu
+@on_gpu
 class TestGpu(UpscalerContract):
     kind = "luma"
 
