@@ -89,6 +89,13 @@ class Program(ABC):
             EngineError: it does not take this size.
         """
 
+    def attach(self, slot: int, source: DeviceBuffer, target: DeviceBuffer) -> None:  # noqa: B027
+        """Look at a slot's buffers, after `prepare`: nothing is captured or in flight yet.
+
+        Raises:
+            OverlayError, EngineError: it cannot use them.
+        """
+
     @abstractmethod
     def enqueue(
         self, slot: int, source: DeviceBuffer, target: DeviceBuffer, stream: Stream
@@ -263,6 +270,8 @@ class GpuUpscaler(Upscaler):
 
     def _prepare(self, size: Size) -> None:
         self._program.prepare(self._cuda, size, self._compute)
+        for slot in self._all:
+            self._program.attach(slot.index, slot.input, slot.output)
         self._run_once(self._all[0])
         self._program.warmed()
 

@@ -675,6 +675,29 @@ def test_tensors_over_buffers_are_made_before_anything_is_enqueued() -> None:
         assert len(made) == 2
 
 
+def test_nothing_is_looked_at_first_in_a_capture() -> None:
+    begun: list[str] = []
+
+    class Looking(LateTorch):
+        def enqueue(self, slot: int, *rest: Any) -> None:
+            begun.append("enqueue")
+            super().enqueue(slot, *rest)
+
+        def _host_view(self, buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
+            begun.append("view")
+            return super()._host_view(buffer, shape)
+
+    with (
+        RecordingCuda() as cuda,
+        upscaler(
+            read("default-x2"), cuda, device="cpu", kind=torch.float32, program=Looking
+        ) as opened,
+    ):
+        opened.warm_up(SMALL)
+        assert begun == ["view"] * 4 + ["enqueue"] * 3
+        assert cuda.calls["captured"] == 2
+
+
 def test_memory_that_pytorch_cannot_see_is_one_of_our_errors() -> None:
     def refused(buffer: DeviceBuffer, shape: tuple[int, ...]) -> Tensor:
         raise RuntimeError("The specified pointer resides on host memory")
