@@ -1,0 +1,50 @@
+"""Flicker: how much the error of a sequence changes from one frame to the next.
+
+With e_t = upscaled - true luma of frame t, flicker is the mean of |e_t - e_(t-1)| over pixels and
+pairs of consecutive frames, which is |(sr_t - sr_(t-1)) - (hr_t - hr_(t-1))|: change that the true
+sequence does not have. An error that stays where it is costs nothing. Like the temporal terms
+of TecoGAN (Chu et al. 2020: tLP compares changes between frames of result and truth) it needs no
+optical flow; unlike a warping error (Lai et al. 2018) it cannot be won by blurring the motion of
+the truth away. What it also counts is error that moves along with a moving texture, so it falls
+with sharpness as well as with steadiness: compare within one sequence, beside PSNR.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics.fidelity import Pixels, Planes
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class Flicker:
+    """Flicker of one upscaler; keeps one frame's error."""
+
+    def __init__(self) -> None:
+        self._error: Planes | None = None
+        self._at: tuple[str, int] | None = None
+
+    def __call__(self, rgb: Pixels, truth: Pixels, sequence: str, frame: int) -> float | None:
+        """Take the next frame.
+
+        Args:
+            rgb, truth: uint8 RGB (H, W, 3).
+            sequence, frame: where it belongs; a frame counts if the one before it, of the same
+                sequence and size, was the last one taken.
+        Returns:
+            Mean |change of the error| in levels of BT.601 full-range luma, 0..255; None for a
+            frame without a predecessor.
+        """
+        error = luma(rgb) - luma(truth)
+        before = self._error if self._at == (sequence, frame - 1) else None
+        self._error, self._at = error, (sequence, frame)
+        if before is None or before.shape != error.shape:
+            return None
+        return float(np.mean(np.abs(error - before), dtype=np.float64))
+
+
+def luma(rgb: Pixels) -> NDArray[np.float32]:
+    """BT.601 full-range luma, float32 (H, W), 0..255, of uint8 RGB (H, W, 3)."""
+    return rgb.astype(np.float32) @ _LUMA

@@ -1,0 +1,1 @@
+"""Tables and pictures of evaluations: `python -m evaluation.report`."""
