@@ -105,6 +105,7 @@ def test_a_killed_run_goes_on(made: Path, source: Path, tmp_path: Path) -> None:
     manifest.write_text(lines[0] + lines[1] + lines[2][:50])  # killed while it wrote the third
     damaged = tmp_path / "DownscaleData" / "270p" / "train" / f"{NAMES[1]}.png"
     damaged.write_bytes(b"half a file")
+    damaged.with_name(".draft-abc").write_bytes(b"less")
     written, problems = degrade(tmp_path, "srgd-270p", 270, seed=4, source=source)
     assert written == 2
     assert [problem.name for problem in problems] == ["manifest.jsonl"]

@@ -13,10 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,8 @@ from training.degrade.presets import draw, generator
 from training.degrade.steps import apply, from_bytes, rounded
 from training.errors import DataError
 
+#: Windows cannot wait for more processes than this.
+_MOST_JOBS = 61
 #: Of the source's manifest, what a degraded frame keeps.
 _KEPT = ("licence", "versions", "attribution")
 
@@ -98,6 +104,8 @@ def degrade(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
+            for draft in folder.glob(f"{low}p/*/.draft-*"):  # of a run that was killed
+                draft.unlink()
             known, problems = read_manifest(folder)
             entries = {n: e for f in folders for n, e in read_manifest(f.parent)[0].items()}
             tasks = [Task(path.stem, split, path, folder / f"{low}p" / split / path.name,
@@ -148,7 +156,7 @@ def make(task: Task) -> Made:
 def _all_made(tasks: list[Task], jobs: int) -> Iterator[Made]:
     """Make all tasks; with several processes in the order in which they are done."""
     threads = cv2.getNumThreads()
-    if jobs <= 1:
+    if min(jobs, len(tasks)) <= 1:
         cv2.setNumThreads(1)
         try:
             yield from map(make, tasks)
@@ -156,7 +164,8 @@ def _all_made(tasks: list[Task], jobs: int) -> Iterator[Made]:
             cv2.setNumThreads(threads)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks of running threads
-    with ProcessPoolExecutor(jobs, context, cv2.setNumThreads, (1,)) as pool:
+    jobs = min(jobs, len(tasks), _MOST_JOBS)
+    with ProcessPoolExecutor(jobs, context, _start_worker) as pool:
         waiting = iter(tasks)
         running: set[Future[Made]] = set()
         try:
@@ -170,8 +179,27 @@ def _all_made(tasks: list[Task], jobs: int) -> Iterator[Made]:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
+        except BrokenProcessPool as exc:
+            raise DataError(
+                f"one of {jobs} processes was killed, perhaps for want of memory; go on with "
+                "fewer --jobs"
+            ) from exc
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that hands out work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that hands out work is killed: its queue would not tell."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _sources(folders: Iterable[Path], splits: Iterable[str]) -> list[tuple[str, Path]]:

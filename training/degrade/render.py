@@ -5,6 +5,19 @@ A low-resolution render is no downscaled high-resolution one: edges are sampled 
 two parameters; here they are fitted to pairs. Not the pixels are matched (which side of an edge a
 sample falls on cannot be known), but three figures of LR against the area-averaged HR: the ratio
 of the variances of the Laplacian, PSNR, and the ratio of the energies in four bands of frequency.
+
+Measured on 60 OpenArena frames of the train split at each size (`overlay data measure-render
+--game openarena --low 270`, 360, 540), medians; the ranges of the preset are the quartiles:
+
+    size               width  edge   Laplacian    PSNR, dB        energy, highest band
+                                     real  fit    real   fit      real  fit
+    270p of 1080p      2.00   0.20   1.20  1.27   38.36  38.13    1.18  1.24
+    360p of 1080p      2.00   0.15   1.17  1.23   38.52  38.32    1.17  1.19
+    540p of 1080p      1.50   0.10   1.29  1.27   41.21  41.09    1.32  1.26
+
+Drawn from the preset, on 24 frames of maps it was not fitted to, as against the real render:
+270p 1.42 (real 1.36), 36.3 dB (36.6), 1.31 (1.50); 540p 1.33 (1.46), 39.7 dB (39.6), 1.33 (1.58).
+It does not fit games without mip levels: Freedoom's 270p has 2.58, 32.1 dB, 2.87.
 """
 
 from __future__ import annotations
