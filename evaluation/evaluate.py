@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,10 @@ class Evaluation:
             svm = wanted.brisque_svm if wanted.srgd_compatible and name == "brisque" else None
             try:
                 opened[name] = open_metric(
-                    name, weights=svm, srgd_compatible=wanted.srgd_compatible
+                    name,
+                    weights=svm,
+                    srgd_compatible=wanted.srgd_compatible,
+                    device=wanted.device,
                 )
             except MetricUnavailable as exc:
                 if wanted.metrics is not None:
@@ -218,6 +222,12 @@ class Evaluation:
                 values[FLICKER.name] = found
         return values
 
+    @property
+    def motion(self) -> float | None:
+        """How much the truth changes between frames that flicker was measured on, in levels."""
+        changes = next((f.motion for f in self._flicker.values() if f.motion), [])
+        return round(sum(changes) / len(changes), 3) if changes else None
+
     def close(self) -> None:
         """Close all upscalers."""
         self._open.close()
@@ -261,6 +271,7 @@ def run(
             "lr_size": evaluation.sizes[0],
             "hr_size": evaluation.sizes[1],
             "crop": evaluation.crop,
+            "motion": evaluation.motion,
             "srgd_compatible": wanted.srgd_compatible,
             "seed": wanted.seed,
             "metrics": evaluation.metrics,
@@ -324,7 +335,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=_positive, metavar="N", help="so many frames at most, evenly spread")
     add("--sequences", action="store_true", help="also measure flicker of consecutive frames")
     add("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    add("--device", default="cpu", help="PyTorch's, for nets (default: cpu)")
+    add("--device", default="cpu", help="PyTorch's, for nets and LPIPS (default: cpu)")
     add("--srgd-compatible", action="store_true",
         help="measure as the seed project did, mistakes included; crop 0")  # fmt: skip
     add("--brisque-svm", type=Path, metavar="FILE", help="for --srgd-compatible, LIBSVM's format")
@@ -393,6 +404,8 @@ def _evaluate(options: argparse.Namespace, words: Sequence[str]) -> int:
     for path in (options.json, options.csv, options.markdown):
         if path is not None and not path.resolve().parent.is_dir():
             raise EvaluationError(f"cannot write {path}: there is no such folder")
+    if options.mlflow and find_spec("mlflow") is None:
+        raise EvaluationError(f"--mlflow needs mlflow: {INSTALL_TRAIN}")
     names = Wanted.__dataclass_fields__
     wanted = Wanted(**{name: getattr(options, name) for name in names})
     pairs, problems, facts = pairs_of(options)
@@ -421,13 +434,11 @@ def _log_to_mlflow(found: Mapping[str, Any]) -> None:
     """Log one run a model: means as metrics, definitions and data as parameters.
 
     Raises:
-        EvaluationError: MLflow is not installed, or its store cannot be used.
+        EvaluationError: its store cannot be used.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        import mlflow
-    except ModuleNotFoundError as exc:
-        raise EvaluationError(f"--mlflow needs mlflow: {INSTALL_TRAIN}") from exc
+    import mlflow
+
     try:
         if "MLFLOW_TRACKING_URI" not in os.environ:
             mlflow.set_tracking_uri("sqlite:///mlflow.db")

@@ -97,7 +97,11 @@ FLICKER = Metric(
 
 
 def open_metric(
-    name: str, *, weights: Path | None = None, srgd_compatible: bool = False
+    name: str,
+    *,
+    weights: Path | None = None,
+    srgd_compatible: bool = False,
+    device: str = "cpu",
 ) -> Compare:
     """Open a metric.
 
@@ -107,6 +111,7 @@ def open_metric(
             `srgd_compatible` the file of the SVM.
         srgd_compatible: measure as the seed project SRGD did, mistakes included: piq's pooled
             SSIM and capped PSNR, BGR where RGB is meant.
+        device: PyTorch's, for LPIPS.
     Raises:
         EvaluationError: there is no such metric, or SRGD did not have it.
         MetricUnavailable: its weights are not there, or are wrong; or a library is missing.
@@ -118,7 +123,7 @@ def open_metric(
         known = ", ".join(m.name for m in METRICS.values() if m.srgd)
         raise EvaluationError(f"SRGD did not measure {name}; it did {known}")
     try:
-        compare = _opened(name, weights, srgd_compatible)
+        compare = _opened(name, weights, srgd_compatible, device)
     except ModuleNotFoundError as exc:
         raise MetricUnavailable(f"{name} needs {exc.name}: {INSTALL_TRAIN}") from exc
     if srgd_compatible:
@@ -126,7 +131,7 @@ def open_metric(
     return compare
 
 
-def _opened(name: str, weights: Path | None, srgd: bool) -> Compare:
+def _opened(name: str, weights: Path | None, srgd: bool, device: str) -> Compare:
     from evaluation.metrics import fidelity, haarpsi
     from evaluation.metrics import weights as files
 
@@ -145,7 +150,7 @@ def _opened(name: str, weights: Path | None, srgd: bool) -> Compare:
         from evaluation.metrics.lpips import LpipsMetric
 
         trunk: Trunk = "alex" if name == "lpips-alex" else "vgg"
-        compare = LpipsMetric(files.lpips(trunk, weights))
+        compare = LpipsMetric(files.lpips(trunk, weights), device)
     return _WithTruth(name, compare)
 
 

@@ -6,7 +6,8 @@ sequence does not have. An error that stays where it is costs nothing. Like the 
 of TecoGAN (Chu et al. 2020: tLP compares changes between frames of result and truth) it needs no
 optical flow; unlike a warping error (Lai et al. 2018) it cannot be won by blurring the motion of
 the truth away. What it also counts is error that moves along with a moving texture, so it falls
-with sharpness as well as with steadiness: compare within one sequence, beside PSNR.
+with sharpness as well as with steadiness: compare within one sequence, beside PSNR. Frames must
+follow each other in time, not only in number: `motion` says how much the truth itself changes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ class Flicker:
     """Flicker of one upscaler; keeps one frame's error."""
 
     def __init__(self) -> None:
-        self._error: Planes | None = None
+        self._before: tuple[Planes, Planes] | None = None  # error and truth
         self._at: tuple[str, int] | None = None
+        #: Mean |change of the truth| at each frame that was counted, in levels.
+        self.motion: list[float] = []
 
     def __call__(self, rgb: Pixels, truth: Pixels, sequence: str, frame: int) -> float | None:
         """Take the next frame.
@@ -37,12 +40,18 @@ class Flicker:
             Mean |change of the error| in levels of BT.601 full-range luma, 0..255; None for a
             frame without a predecessor.
         """
-        error = luma(rgb) - luma(truth)
-        before = self._error if self._at == (sequence, frame - 1) else None
-        self._error, self._at = error, (sequence, frame)
-        if before is None or before.shape != error.shape:
+        true = luma(truth)
+        now = luma(rgb) - true, true
+        before = self._before if self._at == (sequence, frame - 1) else None
+        self._before, self._at = now, (sequence, frame)
+        if before is None or before[0].shape != true.shape:
             return None
-        return float(np.mean(np.abs(error - before), dtype=np.float64))
+        error, motion = (
+            float(np.mean(np.abs(a - b), dtype=np.float64))
+            for a, b in zip(now, before, strict=True)
+        )
+        self.motion.append(motion)
+        return error
 
 
 def luma(rgb: Pixels) -> NDArray[np.float32]:

@@ -263,6 +263,7 @@ def test_a_run_from_folders_to_tables(data: Path, capsys: pytest.CaptureFixture[
     low_end, high_end = row(found, "bicubic")["ci95"]["psnr"]
     assert low_end < np.mean(bicubic) < high_end
 
+    assert 0.5 < found["motion"] < 60
     # Frames without a predecessor have no flicker: ten of fifteen have.
     assert sum("flicker" in p for p in found["per_image"] if p["model"] == "bicubic") == 10
 
@@ -317,6 +318,22 @@ def test_srgd_compatible_is_another_measure(data: Path) -> None:
     assert found["crop"] == 0
     assert "1e-8" in found["definitions"]["psnr"]
     assert found["srgd_compatible"] is True
+
+
+def test_mlflow_that_fails_leaves_the_results(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--metrics", "psnr", "--limit", "1", "--mlflow"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "find_spec", lambda name: None)
+        assert run(data, *words) == (2, {})
+        assert "--mlflow needs mlflow: pip install" in capsys.readouterr().err
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nosuch://place")
+    code, found = run(data, *words)
+    assert code == 2
+    assert found["frames"] == 1
+    assert "MLflow failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,7 @@ def test_flicker_is_change_that_the_truth_does_not_have() -> None:
     flicker(grey + np.uint8(3), grey, "a", 0)
     assert flicker(grey + np.uint8(3), grey + np.uint8(50), "a", 1) == pytest.approx(50, abs=1e-3)
     assert flicker(grey + np.uint8(7), grey + np.uint8(50), "a", 2) == pytest.approx(4, abs=1e-3)
+    assert flicker.motion == pytest.approx([50, 0], abs=1e-3)
 
 
 def made_brisque() -> Brisque:
