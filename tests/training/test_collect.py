@@ -38,7 +38,7 @@ class Fake(Runner):
     name = "fake"
     licence = "CC0"
     sizes = SIZES
-    limits = Limits(shift_px=0.5, psnr_db=22, frame_psnr_db=18)
+    limits = Limits(shift_px=0.5, fit_px=0.5, psnr_db=22, frame_psnr_db=18)
 
     def __init__(
         self, *, late: bool = False, black: bool = False, fails_at: int | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: name: (module, class)
 RUNNERS = {
     "openarena": ("training.collect.openarena", "OpenArena"),
+    "supertuxkart": ("training.collect.supertuxkart", "SuperTuxKart"),
     "freedoom": ("training.collect.freedoom", "Freedoom"),
     "raycaster": ("training.collect.raycaster", "Raycaster"),
 }

@@ -1,9 +1,12 @@
 """The gate: does a sequence show the same moments, at the same place, at every size?
 
-Four measures, none of which trusts another: the sub-pixel shift by phase correlation, the best of
-all whole-pixel shifts, the PSNR of LR against area-downscaled HR, and the comparison of each frame
-with its neighbours in time. The limits are those at which OpenArena's, SuperTuxKart's and
-Freedoom's own renders pass with room, and their shifted or late copies do not (docs/data.md).
+Five measures, none of which trusts another: the sub-pixel shift by phase correlation and by least
+squares, the best of all whole-pixel shifts, the PSNR of LR against area-downscaled HR, and the
+comparison of each frame with its neighbours in time. Unfiltered textures make phases noisy (0.7 px
+from frame to frame) and least squares less so (0.3 px).
+
+The limits are those at which OpenArena's, SuperTuxKart's and Freedoom's own renders pass with room,
+and their shifted or late copies do not (docs/data.md).
 """
 
 from __future__ import annotations
@@ -35,8 +38,10 @@ class Limits:
     """From which figures on a sequence, or one frame of it, is left out.
 
     Attributes:
-        shift_px: most of a sequence's median shift in HR pixels, in either direction.
-        whole_px: most of its best whole-pixel shift.
+        shift_px: most of a sequence's median shift by phase correlation, in HR pixels, in either
+            direction.
+        fit_px: most of its median shift by least squares.
+        whole_px: most of its median best whole-pixel shift.
         psnr_db: least of its median PSNR, LR against area-downscaled HR (BGR).
         frame_psnr_db: least of that of a frame.
         luma_std: least standard deviation of a frame's luma: menus, fades and black.
@@ -45,6 +50,7 @@ class Limits:
     """
 
     shift_px: float = 0.1
+    fit_px: float = 0.25
     whole_px: int = 1
     psnr_db: float = 28.0
     frame_psnr_db: float = 22.0
@@ -60,7 +66,7 @@ class Verdict:
     Attributes:
         reason: why the sequence is dropped; "" if it may stay.
         left_out: frame: why it alone is left out.
-        figures: "270p->1080p": {"shift_px": [right, down], "whole_px": [right, down],
+        figures: "270p->1080p": {"shift_px": [right, down], "fit_px": …, "whole_px": …,
             "psnr_db": median}; empty if the sequence was dropped before they were measured.
         psnr: frame: {"270p->1080p": dB}.
     """
@@ -172,53 +178,78 @@ def _spread(frames: list[Mapping[str, Path]], count: int) -> list[Mapping[str, P
 
 
 def _measure(frames: list[Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
-    """Measure the shifts of each pair, in HR pixels: medians over frames of the sequence."""
-    shifts: dict[str, list[tuple[float, float]]] = {}
-    for files in _spread(frames, _SHIFT_FRAMES):
-        for pair, low, high in pairs_of(files):
-            shifts.setdefault(pair, []).append(shift(read_png(files[low]), read_png(files[high])))
-    whole: dict[str, list[tuple[int, int]]] = {}
-    for files in _spread(frames, _SEARCH_FRAMES):
-        for pair, low, high in pairs_of(files):
-            best = whole_shift(read_png(files[low]), read_png(files[high]))
-            whole.setdefault(pair, []).append(best)
+    """Measure the shifts of each pair, (right, down) in HR pixels: medians over the sequence."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for key, method, count in (
+        ("shift_px", shift, _SHIFT_FRAMES),
+        ("fit_px", fitted_shift, _SHIFT_FRAMES),
+        ("whole_px", whole_shift, _SEARCH_FRAMES),
+    ):
+        for files in _spread(frames, count):
+            for pair, low, high in pairs_of(files):
+                value = method(read_png(files[low]), read_png(files[high]))
+                found.setdefault(pair, {}).setdefault(key, []).append(value)
     return {
         pair: {
-            "shift_px": [round(float(value), 3) for value in np.median(values, axis=0)],
-            "whole_px": [int(value) for value in np.median(whole[pair], axis=0)],
+            key: [round(float(value), 3) for value in np.median(values, axis=0)]
+            for key, values in keys.items()
         }
-        for pair, values in shifts.items()
+        for pair, keys in found.items()
     }
 
 
-def whole_shift(low: Pixels, high: Pixels) -> tuple[int, int]:
+def whole_shift(low: Pixels, high: Pixels) -> tuple[float, float]:
     """Try all shifts within `REACH` and give the one at which downscaled HR is nearest to LR.
 
     Args:
         low, high: uint8 BGR; HR a whole multiple of LR.
     Returns:
-        (right, down) in HR pixels: where HR's content lies relative to LR's.
+        (right, down) in whole HR pixels: where HR's content lies relative to LR's.
     """
+    reach = range(-REACH, REACH + 1)
+    places = [(right, down) for down in reach for right in reach]
+    errors = _errors(low, high, places)
+    return places[int(np.argmin(errors))]
+
+
+def fitted_shift(low: Pixels, high: Pixels) -> tuple[float, float]:
+    """Fit a parabola to the squared error at -REACH, 0 and REACH in each direction.
+
+    Arguments and result are those of `whole_shift`, to fractions of a pixel; 0 where the error does
+    not rise to both sides.
+    """
+    places = [(0, 0), (-REACH, 0), (REACH, 0), (0, -REACH), (0, REACH)]
+    here, left, right, up, down = _errors(low, high, places)
+
+    def vertex(before: float, after: float) -> float:
+        curve = before - 2 * here + after
+        return REACH * (before - after) / (2 * curve) if curve > 0 else 0.0
+
+    return vertex(left, right), vertex(up, down)
+
+
+def _errors(low: Pixels, high: Pixels, places: list[tuple[int, int]]) -> list[float]:
+    """Mean squared luma errors of HR, moved back by (right, down) and downscaled, to LR."""
     small, large = _grey(low), _grey(high)
     scale = large.shape[0] // small.shape[0]
     height, width = small.shape[0] - 4, small.shape[1] - 4
     inner = small[2:-2, 2:-2].astype(np.float32)
-    errors = {}
-    for down in range(-REACH, REACH + 1):
-        for right in range(-REACH, REACH + 1):
-            top, left = 2 * scale + down, 2 * scale + right
-            part = large[top : top + height * scale, left : left + width * scale]
-            there = _downscaled(part, (width, height)).astype(np.float32)
-            errors[right, down] = float(((there - inner) ** 2).mean())
-    return min(errors, key=lambda place: errors[place])
+    errors = []
+    for right, down in places:
+        top, left = 2 * scale + down, 2 * scale + right
+        part = large[top : top + height * scale, left : left + width * scale]
+        there = _downscaled(part, (width, height)).astype(np.float32)
+        errors.append(float(((there - inner) ** 2).mean()))
+    return errors
 
 
 def _beyond(figures: Mapping[str, Mapping[str, Any]], limits: Limits) -> Iterator[str]:
     """Say which figures are beyond the limits."""
     for pair, found in figures.items():
-        for key, most in (("whole_px", limits.whole_px), ("shift_px", limits.shift_px)):
-            right, down = found[key]
+        for key in ("whole_px", "fit_px", "shift_px"):
+            (right, down), most = found[key], getattr(limits, key)
             if max(abs(right), abs(down)) > most:
-                yield f"{pair} are shifted by {right:+} right, {down:+} down, more than {most} px"
+                there = f"{right:+g} right, {down:+g} down"
+                yield f"{pair} are shifted by {there} ({key} at most {most:g})"
         if found["psnr_db"] < limits.psnr_db:
             yield _too_different(pair, found["psnr_db"], limits.psnr_db)

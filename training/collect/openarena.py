@@ -90,7 +90,7 @@ def run_engine(
         display: X display.
         preload: library to preload.
     Raises:
-        CollectError: the game did not end within ten minutes, or failed.
+        CollectError: the game did not end within `TIMEOUT_S`, or failed.
     """
     (home / "baseoa" / "run.cfg").write_text(script)
     cvars = {

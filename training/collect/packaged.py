@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.collect.runner import CollectError
 
-TIMEOUT_S = 600
+TIMEOUT_S = 400
 
 
 @contextmanager
