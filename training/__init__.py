@@ -1,1 +1,1 @@
-"""Data and training of the default nets: collect -> pairs -> train -> evaluate_default."""
+"""Data and training of the nets: collect -> degrade -> train; `evaluation` judges them."""

@@ -61,6 +61,7 @@ class CollapsibleConv(nn.Module):
         self.expand = nn.Parameter(torch.randn(width, inputs, 3, 3) / (inputs * 9) ** 0.5)
         self.project = nn.Parameter(torch.randn(outputs, width) * (0.3 / width**0.5))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.rounding: nn.Module = nn.Identity()  # what training for int8 does to the kernel
 
     def kernel(self) -> Tensor:
         """Collapse to the kernel [outputs, inputs, 3, 3]."""
@@ -68,7 +69,7 @@ class CollapsibleConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: [N, inputs, H, W] -> [N, outputs, H-2, W-2]."""
-        return F.conv2d(x, self.kernel(), self.bias)
+        return F.conv2d(x, self.rounding(self.kernel()), self.bias)
 
     def forward_expanded(self, x: Tensor) -> Tensor:
         """Convolve without collapsing; equal to `forward` but for rounding."""
@@ -83,21 +84,22 @@ class TrainableLumaNet(nn.Module):
         scale: upscale factor.
         channels: feature channels.
         depth: number of 3x3 convolutions, the first and the last included.
+        width: channels between expansion and projection of each.
     """
 
-    def __init__(self, scale: int, channels: int = 16, depth: int = 4) -> None:
+    def __init__(self, scale: int, channels: int = 16, depth: int = 4, width: int = 64) -> None:
         super().__init__()
         self.scale = scale
         tail = torch.zeros(scale * scale, channels, 3, 3)
         tail[:, 0] = bilinear_phases(scale)
         self.layers = nn.ModuleList(
             [
-                CollapsibleConv(1, channels, dirac(1, channels)),
+                CollapsibleConv(1, channels, dirac(1, channels), width),
                 *(
-                    CollapsibleConv(channels, channels, dirac(channels, channels))
+                    CollapsibleConv(channels, channels, dirac(channels, channels), width)
                     for _ in range(depth - 2)
                 ),
-                CollapsibleConv(channels, scale * scale, tail),
+                CollapsibleConv(channels, scale * scale, tail, width),
             ]
         )
 

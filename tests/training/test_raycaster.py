@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from training import quality
+from evaluation.metrics.fidelity import psnr
 from training.collect.raycaster import Scene
 
 
@@ -27,4 +27,4 @@ def test_sizes_show_the_same_place_at_the_same_spot() -> None:
         cv2.resize(p, (160, 90), interpolation=cv2.INTER_AREA).astype(np.uint8)
         for p in (large, moved)
     ]
-    assert quality.psnr(down[0], small) > quality.psnr(down[1], small) + 3
+    assert psnr(down[0], small) > psnr(down[1], small) + 3

@@ -1,8 +1,18 @@
-"""The training loop: it learns, it repeats, and its pairs are aligned."""
+"""Training: it learns, repeats, resumes to the bit, and its result is what is run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import csv
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -10,162 +20,482 @@ import numpy as np
 import pytest
 import torch
 
-from engines.archs.luma import TrainableLumaNet
-from training.pairs import (
-    HELD_OUT,
-    PairSampler,
-    luma,
-    luma_stack,
-    maps_of,
-    shifted,
-    training_stacks,
-)
-from training.train import Settings, Stage, loss_of, rate_at, train
+from engines import load
+from tests.training.frames import write_frames
+from training import config, nets, train, validate
+from training.config import Config, ConfigError, Net, Stage
+from training.loader import Batch, Crops
+from training.quantise import RoundedActivation, RoundedKernel, quantise
+from training.tracking import Tracker
 
-TINY = Settings(scale=2, channels=8, depth=3, batch=4, crop=16)
-SHORT = Stage(iterations=60)
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "training" / "configs" / "smoke.toml"
+#: The loss of the last rows of the smoke run, relative to the first ones; see docs/training.md.
+FALL = 0.7
 
-
-def stack_of(size: int, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Blurred noise with edges, large, and its area-downscaled small version."""
-    dice = np.random.default_rng(5)
-    large = np.stack(
-        [
-            cv2.resize(
-                dice.integers(0, 256, (size // 8, size // 8), dtype=np.uint8),
-                (size, size),
-                interpolation=cv2.INTER_NEAREST,
-            )
-            for _ in range(count)
-        ]
-    )
-    small = np.stack(
-        [cv2.resize(p, (size // 2, size // 2), interpolation=cv2.INTER_AREA) for p in large]
-    )
-    return small, large
-
-
-def run(
-    seed: int, start: dict[str, torch.Tensor] | None = None
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    settings = replace(TINY, seed=seed)
-    sampler = PairSampler([stack_of(96)], 2, settings.crop, settings.depth, seed)
-    progress = list(train(sampler, settings, SHORT, start))
-    return [step.loss for step in progress], progress[-1].net.folded()
-
-
-def test_loss_falls_and_runs_repeat() -> None:
-    losses, weights = run(seed=3)
-    assert len(losses) == SHORT.iterations
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
-    again, weights_again = run(seed=3)
-    assert losses == again
-    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
-    assert run(seed=4)[0] != losses
-
-
-def test_loss_knows_right_from_wrong() -> None:
-    picture = torch.rand(1, 1, 8, 8)
-    right = float(loss_of(picture, picture, gradient=0.5))
-    wrong = float(loss_of(picture, picture + 0.1, gradient=0.5))
-    noisy = float(loss_of(picture, picture + 0.1 * torch.randn(1, 1, 8, 8), gradient=0.5))
-    assert right < 0.003 < wrong
-    assert noisy > wrong - 0.05
+#: Two stages, the second rounded for int8, with a discriminator: all that a checkpoint can hold.
+FULL = """
+name = "full"
+[net]
+architecture = "luma"
+scale = 2
+features = 8
+depth = 3
+expand = 8
+[data]
+crop = 16
+[[data.sources]]
+heights = [[270, 540]]
+[train]
+steps = 90
+batch = 4
+average = 0.9
+clip = 1.0
+log = 7
+checkpoint = 10
+[[stages]]
+part = 2
+warm_up = 5
+[[stages]]
+warm_up = 5
+quantise = true
+[loss]
+charbonnier = 1.0
+frequency = 0.1
+gan = 0.01
+[gan]
+features = 4
+kind = "relativistic"
+[validate]
+every = 40
+crops = 2
+side = 32
+"""
 
 
-def test_rate_rises_then_falls() -> None:
-    stage = Stage(iterations=2000)
-    rates = [rate_at(i, stage) for i in range(2000)]
-    assert max(rates) == pytest.approx(stage.rate, rel=0.05)
-    assert rates[0] < 0.01 * stage.rate
-    assert rates[-1] == pytest.approx(0.01 * stage.rate, rel=0.01)
-
-
-def test_a_second_stage_goes_on_where_the_first_ended() -> None:
-    losses, weights = run(seed=3)
-    more, _ = run(seed=3, start=weights)
-    assert np.mean(more[:5]) < 0.8 * np.mean(losses[:5])
-    net = TrainableLumaNet(2, TINY.channels, TINY.depth)
-    net.restart(weights)
-    assert all(torch.equal(net.folded()[name], weights[name]) for name in weights)
-    with pytest.raises(ValueError, match="another scale"):
-        TrainableLumaNet(3, TINY.channels, TINY.depth).restart(weights)
-
-
-def test_shares_say_how_often_a_stack_is_chosen() -> None:
-    dark, bright = (np.full((n, 20, 20), level, np.uint8) for n, level in ((9, 10), (1, 200)))
-    stacks = [(stack, stack.repeat(2, 1).repeat(2, 2)) for stack in (dark, bright)]
-    for shares, expected in ((None, 0.1), ((0.25, 0.75), 0.75), ((1, 0), 0.0)):
-        crops = PairSampler(stacks, 2, 8, 2, seed=0, shares=shares).batch(400).low
-        assert (crops == 200).all(axis=(1, 2)).mean() == pytest.approx(expected, abs=0.07)
-
-
-def test_crops_are_aligned() -> None:
-    large = np.add.outer(np.arange(60) * 2, np.arange(80)).astype(np.uint8)[None]  # a ramp
-    small = large[:, ::2, ::2]
-    sampler = PairSampler([(small, large)], 2, crop=8, margin=3, seed=0)
-    batch = sampler.batch(64)
-    assert batch.low.shape == (64, 14, 14)
-    assert batch.high.shape == (64, 16, 16)
-    inner = batch.low[:, 3:-3, 3:-3].astype(int)
-    blocks = batch.high.reshape(64, 8, 2, 8, 2).astype(int)
-    # small[i] is one corner of its block; which one depends on how the crop was mirrored
-    corners = np.stack([blocks[:, :, a, :, b] for a in (0, 1) for b in (0, 1)])
-    assert ((corners == inner).all(axis=(2, 3)).any(axis=0)).all()
-
-
-def test_equal_seeds_give_equal_crops() -> None:
-    batches = [PairSampler([stack_of(64)], 2, 8, 2, seed).batch(5) for seed in (1, 1, 2)]
-    assert (batches[0].low == batches[1].low).all()
-    assert (batches[0].high == batches[1].high).all()
-    assert (batches[0].low != batches[2].low).any()
-
-
-def test_frames_that_do_not_match_are_refused() -> None:
-    small, large = stack_of(64)
-    with pytest.raises(ValueError, match="HR frames are"):
-        PairSampler([(small, large[:, :-2])], 2, 8, 2, 0)
-
-
-def collected(root: Path, names: list[str]) -> Path:
-    """A tiny collection as the collectors write it."""
-    for name in names:
-        for height in (270, 540, 1080):
-            folder = root / name / str(height)
-            folder.mkdir(parents=True)
-            for number in range(2):
-                pixels = np.full((height // 30, height // 30 * 2, 3), number * 9, np.uint8)
-                cv2.imwrite(str(folder / f"{number:04d}.png"), pixels)
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_frames(root, games=("alpha", "beta"), count=2)
+    write_frames(root, split="val", count=2, seed=40)
     return root
 
 
-def test_the_split_is_by_whole_maps(tmp_path: Path) -> None:
-    root = collected(tmp_path / "openarena", ["oa_dm1", HELD_OUT[0]])
-    assert maps_of(root, held_out=False) == ["oa_dm1"]
-    assert maps_of(root, held_out=True) == [HELD_OUT[0]]
-    stacks = training_stacks(root, 4)
-    assert [(low.shape, high.shape) for low, high in stacks] == [((2, 9, 18), (2, 36, 72))]
+@pytest.fixture
+def full(tmp_path: Path, data: Path) -> list[str]:
+    path = tmp_path / "full.toml"
+    path.write_text(FULL)
+    return [str(path), "--set", f"data.root={data}", "--no-mlflow"]
 
 
-def test_missing_data_says_how_to_collect_it(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"python -m training\.collect\.openarena"):
-        training_stacks(tmp_path / "openarena", 2)
+def settings(data: Path, *changes: str, path: Path = SMOKE) -> Config:
+    return config.read(path, [f"data.root={data}", *changes])
 
 
-def test_luma_stack_is_made_once_and_again_when_frames_are_added(tmp_path: Path) -> None:
-    folder = collected(tmp_path, ["a"]) / "a" / "270"
-    first = luma_stack(folder)
-    assert [int(frame[0, 0]) for frame in first] == [0, 9]
-    cv2.imwrite(str(folder / "0002.png"), np.full((9, 18, 3), 200, np.uint8))
-    assert len(luma_stack(folder)) == 3
+def crops_for(trainer: train.Trainer) -> Crops:
+    frames = train.frames_of(trainer.config, trainer, trainer.world)
+    return train.crops_of(trainer.config, trainer, frames)
 
 
-def test_luma_is_bt601_full_range() -> None:
-    pixels = np.array([[[255, 0, 0, 7], [0, 255, 0, 7], [0, 0, 255, 7], [255, 255, 255, 7]]])
-    np.testing.assert_allclose(luma(pixels)[0], [29.07, 149.685, 76.245, 255], atol=1e-3)
+def parts(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    return batch.low, batch.high
 
 
-def test_shifted_takes_every_step_from_the_offset() -> None:
-    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    assert shifted(picture, 2, (3, -1))[0, 0] == picture[3, 7]
-    assert shifted(picture, 2, (3, -1))[1, 1] == picture[5, 1]
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "curve.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def started(arguments: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.train", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# --- a whole run ---------------------------------------------------------------------------------
+
+
+def test_the_smoke_run_learns_and_its_result_is_opened(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = [str(SMOKE), "--set", f"data.root={data}", "--out", str(out), "--no-mlflow"]
+    assert train.main(arguments) == 0
+    losses = [float(row["loss"]) for row in rows(out)]
+    assert len(losses) == 10
+    assert np.mean(losses[5:]) < FALL * np.mean(losses[:5])
+    last = rows(out)[-1]
+    assert float(last["psnr"]) > float(rows(out)[4]["psnr"])
+    assert f"val {float(last['psnr']):.3f} dB, bicubic" in capsys.readouterr().out
+    loaded = load.read(load.locate(str(out / "smoke-x2.safetensors")))
+    assert loaded.spec.scale == 2
+    assert loaded.module is not None
+    low = cv2.imread(str(data / "GameEngineData/270p/val/alpha_val_0000.png"))[:64, :64, ::-1]
+    picture = loaded.module(validate._tensor(low.astype(np.uint8)))
+    assert picture.shape == (1, 3, 128, 128)
+    assert cv2.imread(str(out / "samples.png")).shape == (2 * 128, 3 * 128, 3)
+    assert train.main(arguments) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert train.main([*arguments, "--resume"]) == 0  # nothing is left to do
+    assert len(rows(out)) == 10
+
+
+def test_equal_seeds_give_equal_bytes(full: list[str], tmp_path: Path) -> None:
+    made = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / name
+        short = ["--set", "train.steps=8", "--set", f"train.seed={seed}", "--out", str(out)]
+        assert train.main([*full, *short]) == 0
+        made.append((out / "full.safetensors").read_bytes())
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "full.toml").write_text(FULL)
+    arguments = [str(folder / "full.toml"), "--set", f"data.root={data}", "--no-mlflow"]
+    assert train.main([*arguments, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_run_ends_as_one_that_was_not(
+    full: list[str], tmp_path: Path, uninterrupted: Path, kind: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    run = started([*full, "--out", str(out)])
+    deadline = time.monotonic() + 60
+    while not (out / "checkpoint.pt").exists():
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    run.send_signal(kind)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == (-signal.SIGKILL if kind == signal.SIGKILL else 130), said
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["state"]
+    assert (state["stage"], state["done"]) < (1, 30), "the run was over before it was killed"
+    assert train.main([*full, "--out", str(out), "--resume"]) == 0
+    for name in ("full.safetensors", "curve.csv", "samples.png"):
+        assert (out / name).read_bytes() == (uninterrupted / name).read_bytes(), name
+
+
+def test_a_run_is_resumed_with_the_same_configuration_only(
+    full: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [*full, "--set", "train.steps=4", "--out", str(out), "--resume"]
+    assert train.main(arguments) == 0
+    assert train.main([*arguments, "--set", "train.batch=2"]) == 1
+    said = capsys.readouterr().err
+    assert "another train.batch (train.batch was 4, is 2)" in said
+    assert train.main([*arguments, "--set", "data.workers=3"]) == 0
+    whole = (out / "checkpoint.pt").read_bytes()
+    (out / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    assert train.main(arguments) == 1
+    assert "checkpoint.pt is no checkpoint that can be read" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    full: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert train.main([*full, *out, "--set", "loss.mse=1e39", "--set", "train.log=1"]) == 1
+    assert "the loss is inf at step 1; lower stages.rate" in capsys.readouterr().err
+
+
+def test_without_validation_frames_training_goes_on(tmp_path: Path) -> None:
+    write_frames(tmp_path, count=1)
+    out = tmp_path / "out"
+    arguments = [str(SMOKE), "--set", f"data.root={tmp_path}", "--set", "train.steps=20"]
+    assert train.main([*arguments, "--out", str(out), "--no-mlflow"]) == 0
+    assert rows(out)[-1]["psnr"] == ""
+
+
+def test_profile_compares_with_the_pure_rate(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([str(SMOKE), "--set", f"data.root={data}", "--profile", "2"]) == 0
+    assert "5 times 2 steps: " in capsys.readouterr().out
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from training import config, train
+torch.set_num_threads(1)
+settings = config.read(Path(sys.argv[1]), sys.argv[3:])
+with train.joined() as world:
+    trainer = train.Trainer(settings, world)
+    crops = train.crops_of(settings, trainer, train.frames_of(settings, trainer, world))
+    for step in range(3):
+        trainer.step(crops.batch(step, 4, world.part(4)))
+    assert world.any(world.rank) == world.size - 1
+    torch.save(trainer.average, f"{sys.argv[2]}/{world.size}-{world.rank}.pt")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "full.toml").write_text(FULL.replace("relativistic", "vanilla"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    arguments = [str(tmp_path / "full.toml"), str(tmp_path), f"data.root={data}"]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **common, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    said = [run.communicate(timeout=60)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    trainer = train.Trainer(settings(data, path=tmp_path / "full.toml"), train.World())
+    crops = crops_for(trainer)
+    start = nets.folded(trainer.student.net)
+    for step in range(3):
+        trainer.step(crops.batch(step, 4))
+    first, second = (torch.load(tmp_path / f"2-{r}.pt", weights_only=True) for r in range(2))
+    for name, alone in trainer.average.items():
+        assert torch.equal(first[name], second[name]), name
+        moved = (alone - start[name]).abs().max()
+        assert (first[name] - alone).abs().max() < 0.02 * moved, name
+
+
+def test_a_batch_must_be_shared_evenly(data: Path) -> None:
+    trainer = train.Trainer(settings(data), train.World())
+    with pytest.raises(ConfigError, match=r"train\.batch = 8 cannot be shared by 3 processes"):
+        train.frames_of(trainer.config, trainer, train.World(0, 3))
+
+
+# --- nets ----------------------------------------------------------------------------------------
+
+NETS = [
+    Net("luma", 3, 8, 3, expand=8),
+    Net("compact", 2, 8, 2),
+    Net("compact", 3, 8, 2, expand=8, edges=True),
+    Net("span", 2, 8, expand=8, edges=True),
+    Net("rrdb", 2, 8, 1, growth=4, expand=8),
+]
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: f"{net.architecture}-{net.expand}")
+def test_folded_weights_compute_what_was_trained(net: Net) -> None:
+    student = nets.build(net, seed=1)
+    for parameter in student.net.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    low = torch.rand(1, 1 if student.colour == "luma" else 3, 24, 24)
+    run = nets.deployed(net, nets.folded(student.net))
+    m, s = student.margin, net.scale
+    with torch.no_grad():
+        expected, found = student.net(low), run(low)
+    found = found[..., m * s : 24 * s - m * s, m * s : 24 * s - m * s]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+    assert expected.std() > 1e-3
+    again = nets.build(net, seed=2)
+    nets.restart(again.net, nets.folded(student.net))
+    torch.testing.assert_close(again.net(low).detach(), expected, rtol=1e-4, atol=2e-5)
+    if net.expand:
+        assert sum(p.numel() for p in student.net.parameters()) > sum(
+            t.numel() for t in nets.folded(student.net).values()
+        )
+
+
+def test_edge_branches_are_the_filters_of_the_paper() -> None:
+    block = nets.LinearBlock(1, 1, 4, edges=True)
+    block.clear()
+    block.gain.data[1], block.mix.data[1] = 8.0, 1.0
+    ramp = torch.arange(5.0).expand(1, 1, 5, 5)
+    y = torch.nn.functional.conv2d(ramp, block(torch.zeros(1, 1, 3, 3)))
+    torch.testing.assert_close(y, torch.full_like(y, -8.0))  # Sobel of a slope of 1
+
+
+def test_a_run_starts_from_a_zoo_name_or_a_file(data: Path, tmp_path: Path) -> None:
+    net = Net("luma", 4, 16, 4, expand=8, start="default-x4")
+    shipped = load.state_dict(load.locate("default-x4").spec)  # type: ignore[arg-type]
+    folded = nets.folded(nets.build(net, 1).net)
+    assert all(torch.equal(folded[name], shipped[name]) for name in shipped)
+    small = nets.build(Net("compact", 2, 8, 2), 1)
+    nets.save(tmp_path / "a.safetensors", Net("compact", 2, 8, 2), nets.folded(small.net))
+    start = str(tmp_path / "a.safetensors")
+    again = nets.build(Net("compact", 2, 8, 2, expand=4, start=start), 2)
+    for name, tensor in nets.folded(again.net).items():
+        assert torch.equal(tensor, small.net.state_dict()[name])
+    deeper, unknown = Net("compact", 2, 8, 3, start=start), Net("compact", 2, start="no-such")
+    for other in (deeper, unknown):
+        with pytest.raises(ConfigError, match=r"net\.start: "):
+            nets.build(other, 1)
+
+
+def test_a_student_learns_from_a_teacher(data: Path, tmp_path: Path) -> None:
+    teacher = nets.build(Net("compact", 2, 8, 1), 5)
+    path = tmp_path / "teacher.safetensors"
+    nets.save(path, Net("compact", 2, 8, 1), nets.folded(teacher.net))
+    changes = [f"teacher.model={path}", "loss.teacher=1.0", "loss.mse=0"]
+    for extra in ([], ['net.architecture="luma"', "net.depth=3"]):
+        trainer = train.Trainer(settings(data, *changes, *extra), train.World())
+        assert trainer.colour == "rgb"
+        crops = crops_for(trainer)
+        losses = []
+        for step in range(60):
+            trainer.step(crops.batch(step, 4))
+            losses.append(trainer.take_means()["teacher"])
+        assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    with pytest.raises(ConfigError, match=r"enlarges by 2, net\.scale is 3"):
+        nets.open_teacher(str(path), 3)
+    with pytest.raises(ConfigError, match="is no RGB net"):
+        nets.open_teacher("default-x2", 2)
+
+
+# --- the finish for int8 -------------------------------------------------------------------------
+
+
+def test_kernels_and_activations_are_rounded_to_8_bits() -> None:
+    kernel = torch.randn(2, 8, 3, 3)
+    rounded = RoundedKernel()(kernel)
+    for one, exact in zip(rounded, kernel, strict=True):
+        step = exact.abs().max() / 127
+        assert (one - exact).abs().max() <= step / 2 + 1e-6
+        torch.testing.assert_close((one / step).round() * step, one)
+    layer = RoundedActivation()
+    x = torch.linspace(-0.5, 2.0, 5000)
+    y = layer(x)
+    assert len(y.unique()) <= 256
+    assert (y - x).abs().max() <= 2.5 / 255
+    layer.eval()
+    assert layer(torch.tensor([9.0])).item() == pytest.approx(2.0, abs=2.5 / 255)
+
+
+def test_gradients_pass_the_rounding() -> None:
+    kernel = torch.randn(2, 2, 3, 3, requires_grad=True)
+    RoundedKernel()(kernel).sum().backward()
+    assert kernel.grad is not None
+    assert (kernel.grad == 1).float().mean() > 0.8
+
+
+def test_the_finish_makes_the_rounded_net_better(data: Path) -> None:
+    """At 5 bits, which a net this small feels: against as many steps without the rounding."""
+    changes = ["train.steps=120", "train.batch=4", 'net.architecture="luma"', "net.depth=3"]
+    errors = []
+    for finish in (False, True):
+        trainer = train.Trainer(settings(data, *changes), train.World())
+        crops, net = crops_for(trainer), trainer.student.net
+        for step in range(120):
+            if step == 60 and finish:
+                quantise(net, bits=5)
+            trainer.step(crops.batch(step, 4))
+        if not finish:
+            quantise(net, bits=5)
+        low, high = (train._tensor(p, torch.device("cpu")) for p in parts(crops.batch(1000, 32)))
+        with torch.no_grad():
+            for _ in range(2):  # the first time sets the ranges
+                error = float((net(low) - high).square().mean())
+        errors.append(error)
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_what_is_saved_is_not_rounded() -> None:
+    student = nets.build(Net("compact", 2, 4, 1, expand=4), 1)
+    before = nets.folded(student.net)
+    quantise(student.net)
+    after = nets.folded(student.net)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(
+        student.net.body[0].weight,
+        before["body.0.weight"],  # type: ignore[index, union-attr]
+    )
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def test_rates() -> None:
+    cosine = Stage(rate=1.0, warm_up=10, floor=0.01)
+    rates = [train.rate_at(step, 1000, cosine) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1, abs=1e-3)
+    assert rates[500] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.01)
+    steps = Stage(rate=1.0, warm_up=0, schedule="multistep", milestones=(0.5, 0.75))
+    assert [train.rate_at(step, 8, steps) for step in range(8)] == [1] * 4 + [0.5] * 2 + [0.25] * 2
+    assert train.rate_at(7, 8, Stage(rate=0.5, warm_up=0, schedule="constant")) == 0.5
+
+
+def test_the_bicubic_to_beat_is_cv2s() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    ours = validate.bicubic(validate._tensor(pixels), 4)[0].permute(1, 2, 0).numpy() * 255
+    theirs = cv2.resize(pixels, (64, 48), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(np.rint(ours) - theirs).max() <= 1
+
+
+def test_without_mlflow_one_line_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("training.tracking.find_spec", lambda name: None)
+    with caplog.at_level("INFO", "training"):
+        tracker = Tracker(settings(data), tmp_path)
+        tracker.row({"step": 1, "loss": 2.0})
+        tracker.end("FINISHED")
+    assert [record.message for record in caplog.records if "MLflow" in record.message] == [
+        f'no MLflow here, the curve is in {tmp_path}; pip install "sr-overlay[train]"'
+    ]
+
+
+def test_a_failing_store_is_one_warning(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(settings(data), tmp_path, wanted=False)
+
+    class Broken:
+        def log_metric(self, *arguments: object, **more: object) -> None:
+            raise OSError("no space left")
+
+    tracker._client = Broken()
+    for step in (1, 2):
+        tracker.row({"step": step, "loss": 2.0})
+    tracker.model(tmp_path / "none", "luma")
+    tracker.end("FINISHED")
+    assert [record.message for record in caplog.records] == [
+        "MLflow failed and is left out from here on: no space left"
+    ]
+
+
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="needs mlflow")
+def test_mlflow_keeps_parameters_curve_samples_and_model(data: Path, tmp_path: Path) -> None:
+    arguments = [str(SMOKE), "--set", f"data.root={data}", "--set", "train.steps=20"]
+    out = tmp_path / "runs" / "a"
+    run = started([*arguments, "--out", str(out)], MLFLOW_TRACKING_URI="")
+    said, _ = run.communicate(timeout=100)
+    assert run.returncode == 0, said
+    assert "MLflow failed" not in said, said
+    with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as store:
+        parameters = dict(store.execute("select key, value from params"))
+        metrics = {key for (key,) in store.execute("select distinct key from metrics")}
+        (status,) = store.execute("select status from runs").fetchone()
+    store.close()
+    assert parameters["train.steps"] == "20"
+    assert parameters["net.architecture"] == "compact"
+    assert {"loss", "rate", "mse"} <= metrics
+    assert status == "FINISHED"
+    kept = tmp_path / "runs" / "mlflow"
+    assert {path.name for path in kept.rglob("*.*")} >= {
+        "samples.png", "smoke-x2.safetensors", "model.onnx",
+    }  # fmt: skip
+    signature = next(kept.rglob("MLmodel")).read_text()
+    assert "uint8" in signature
+    assert "bgra" in signature
+    assert json.loads((out / "mlflow.json").read_text())["run"]
