@@ -43,9 +43,12 @@ SIZES = {270: (480, 270), 360: (640, 360), 540: (960, 540), 1080: (1920, 1080)}
 #: Larger pictures are refused before they are decoded, and larger files before they are read.
 MAX_SIDE = 8192
 MAX_BYTES = 256 << 20
-#: Median shift of a sequence, in HR pixels, from which on it is taken for misaligned. Single
-#: frames with repeating texture read up to 0.7 though they are fine, medians below 0.3.
+#: By how many HR pixels a sequence's median shift may differ from the one in the manifest, or from
+#: none. Single frames with repeating texture read up to 0.7 though they are fine.
 MAX_SHIFT = 0.5
+#: More is not believed, whatever the manifest says. Renderers that sample the corners of pixels
+#: read up to 1 for sequences that no whole-pixel shift makes better.
+_MOST_RECORDED = 1.5
 #: So many frames of a sequence are measured for its shift, evenly spread over it.
 _SHIFT_FRAMES = 9
 #: Standard deviation of the detail, of 255, below which there is nothing to align by.
@@ -538,7 +541,8 @@ def shift(low: Pixels, high: Pixels) -> tuple[float, float]:
 
 
 def _check_shifts(root: Path, kind: str, heights: Sequence[int]) -> Iterator[Problem]:
-    """Measure every sequence at every size against 1080p."""
+    """Measure every sequence at every size against 1080p, and compare with the manifest."""
+    known, _ = read_manifest(root / kind)
     for split in SPLITS:
         for low in heights:
             if low == 1080 or not _at(root / kind, low, split).is_dir():
@@ -552,12 +556,24 @@ def _check_shifts(root: Path, kind: str, heights: Sequence[int]) -> Iterator[Pro
                 sequences[pair.game, pair.episode].append(pair)
             for sequence, members in sequences.items():
                 right, down = median_shift(members)
-                if max(abs(right), abs(down)) > MAX_SHIFT:
+                expected = _recorded_shift(known.get(members[0].name, {}), low)
+                if max(abs(right - expected[0]), abs(down - expected[1])) > MAX_SHIFT:
                     what = (
                         f"the sequence at {low}p is shifted against 1080p by {right:+.2f} right, "
-                        f"{down:+.2f} down, more than {MAX_SHIFT} HR pixels; collect it again"
+                        f"{down:+.2f} down, and should be by {expected[0]:+.2f}, "
+                        f"{expected[1]:+.2f} HR pixels; collect it again"
                     )
                     yield Problem("_".join(sequence), members[0].low.parent, what)
+
+
+def _recorded_shift(entry: Mapping[str, Any], low: int) -> tuple[float, float]:
+    """Read a sequence's shift at collecting from a frame's entry; zeros where there is none."""
+    try:
+        right, down = map(float, entry["alignment"][f"{low}p->1080p"]["shift_px"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0, 0.0
+    believed = max(abs(right), abs(down)) <= _MOST_RECORDED
+    return (right, down) if believed else (0.0, 0.0)
 
 
 def median_shift(pairs: Sequence[Pair]) -> tuple[float, float]:

@@ -236,6 +236,22 @@ def test_a_shifted_sequence_is_found_thoroughly(root: Path) -> None:
     assert all("-2.0" in problem.what for problem in problems)
 
 
+@pytest.mark.parametrize(("recorded", "count"), [([-1.0, 0.0], 0), ([1.0, 0.0], 1), ("x", 1)])
+def test_a_shift_that_collecting_found_is_no_news(
+    tmp_path: Path, recorded: object, count: int
+) -> None:
+    put(tmp_path, "test", "doom_map01_0000", texture(20), moved=1)
+    path = tmp_path / "GameEngineData" / "manifest.jsonl"
+    entry = json.loads(path.read_text())
+    for height in (360, 540):
+        (tmp_path / "GameEngineData" / f"{height}p" / "test" / "doom_map01_0000.png").unlink()
+        (tmp_path / "GameEngineData" / f"{height}p" / "test").rmdir()
+        (tmp_path / "GameEngineData" / f"{height}p").rmdir()
+    entry["alignment"] = {"270p->1080p": {"shift_px": recorded}}
+    path.write_text(json.dumps(entry))
+    assert len(check(tmp_path, "GameEngineData", thorough=True)) == count
+
+
 @pytest.mark.parametrize("height", [270, 540])
 def test_the_shift_is_measured_in_high_pixels(height: int) -> None:
     high = texture(3)

@@ -133,6 +133,7 @@ def test_what_is_known_of_a_source_stays(source: Path, tmp_path: Path) -> None:
     target.write_bytes((source / "val" / target.name).read_bytes())
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     entry = {"name": NAMES[2], "licence": "mine", "tick": 7, "sha256": {"1080p": digest}}
+    entry["degraded"] = ["by hand, and wrong"]
     (folder / "manifest.jsonl").write_text(json.dumps(entry) + "\n")
     assert degrade(tmp_path, "render", 540) == (1, [])
     found = json.loads((folder / "manifest.jsonl").read_text())

@@ -155,6 +155,8 @@ def test_the_card(root: Path) -> None:
     assert "| freedoom | test | 1 | 1 | " in text
     assert "Left out, as their licence does not let frames be passed on: mine (unknown" in text
     assert "## Intended use" in text
+    assert "**GameEngineData**: every game" in text
+    assert "**DownscaleData**" not in text
 
 
 def test_kaggles_metadata(root: Path, tmp_path: Path) -> None:
@@ -181,6 +183,21 @@ def test_bad_frames_are_left_out(root: Path, tmp_path: Path) -> None:
     assert [problem.name for problem in chosen.problems] == ["freedoom_map01_0001"]
     assert chosen.games["freedoom"].frames("train") == 1
     assert "freedoom_map01_0001" not in chosen.entries["GameEngineData"]
+
+
+def test_the_card_names_the_presets(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "DownscaleData"
+    name = FRAMES[0][1]
+    for height in (270, 1080):
+        source = root / "GameEngineData" / f"{height}p" / "train" / f"{name}.png"
+        target = folder / f"{height}p" / "train" / source.name
+        target.parent.mkdir(parents=True)
+        target.write_bytes(source.read_bytes())
+    entry = {"name": name, "licence": "MIT", "degraded": {"270p": {"recipe": {"preset": "render"}}}}
+    (folder / "manifest.jsonl").write_text(json.dumps(entry))
+    assert "name (presets render)." in dataset_card(plan(tmp_path))
+    (folder / "manifest.jsonl").write_text(json.dumps(entry | {"degraded": {"270p": 3}}))
+    assert "name. The recipes" in dataset_card(plan(tmp_path)).replace("\n", " ")
 
 
 def test_no_game_may_be_passed_on(root: Path, tmp_path: Path) -> None:

@@ -212,21 +212,21 @@ def _sources(folders: Iterable[Path], splits: Iterable[str]) -> list[tuple[str, 
 def _is_done(task: Task, entry: Mapping[str, Any]) -> bool:
     """Whether the manifest has this very degradation, and the file is the one it describes."""
     size = f"{task.low}p"
-    made = entry.get("degraded", {}).get(size, {})
-    if (made.get("recipe", {}).get("preset"), made.get("seed")) != (task.preset, task.seed):
+    made = _part(_part(entry, "degraded"), size)
+    if (_part(made, "recipe").get("preset"), made.get("seed")) != (task.preset, task.seed):
         return False
     try:
         source, target = (_sha256(path) for path in (task.source, task.target))
     except OSError:
         return False
-    same = (source, target) == (entry.get("source_sha256"), entry.get("sha256", {}).get(size))
+    same = (source, target) == (entry.get("source_sha256"), _part(entry, "sha256").get(size))
     return same and entry.get("split") == task.split
 
 
 def _entry(made: Made, before: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a frame: what is known of it stays, if it is of the same source."""
     task, size = made.task, f"{made.task.low}p"
-    sums = before.get("sha256", {})
+    sums = _part(before, "sha256")
     if made.source_sha256 not in (before.get("source_sha256"), sums.get("1080p")):
         before, sums = {}, {}
     game, episode, frame = frame_parts(task.name) or ("", "", "0")
@@ -241,8 +241,14 @@ def _entry(made: Made, before: Mapping[str, Any], source: Mapping[str, Any]) -> 
         "split": task.split,
         "source_sha256": made.source_sha256,
         "sha256": dict(sorted({**sums, size: made.sha256}.items())),
-        "degraded": dict(sorted({**before.get("degraded", {}), size: described}.items())),
+        "degraded": dict(sorted({**_part(before, "degraded"), size: described}.items())),
     }
+
+
+def _part(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Give an object in a manifest's entry; an empty one where there is none."""
+    part = entry.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def _link_source(task: Task, root: Path) -> None:

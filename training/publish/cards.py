@@ -41,14 +41,7 @@ Split by sequence (map, track or level), never by frame: no sequence is in two s
 
 ## How it was made
 
-**GameEngineData**: every game rendered the same frames natively at each size, headless and seeded.
-A sequence was kept only if its sizes are aligned, measured by phase correlation and by PSNR of the
-area-averaged HR; the figures are in the manifest. LR is not downscaled HR: it has a render's
-aliasing.
-
-**DownscaleData**: LR degraded from 1080p, a recipe drawn for every picture from the seed and its
-name{presets}. The recipes are in the manifest, and give the same pixels again. HR lies in
-`1080p` here, or in GameEngineData under the same name.
+{made}
 
 sha256 of every file is in the manifests.
 
@@ -58,6 +51,18 @@ Training and measuring super-resolution of game frames. Not for: judging how nat
 restored; passing off frames as one's own screenshots; training on `test` or `val`.
 Few games, and free ones: results on others differ.
 """
+
+_MADE = {
+    "GameEngineData": """\
+**GameEngineData**: every game rendered the same frames natively at each size, headless and seeded.
+A sequence was kept only if its sizes are aligned, measured by phase correlation and by PSNR of the
+area-averaged HR; the figures are in the manifest. LR is not downscaled HR: it has a render's
+aliasing.""",
+    "DownscaleData": """\
+**DownscaleData**: LR degraded from 1080p, a recipe drawn for every picture from the seed and its
+name{presets}. The recipes are in the manifest, and give the same pixels again. HR lies in
+`1080p` here, or in GameEngineData under the same name.""",
+}
 
 _MODEL = """\
 # {name}
@@ -116,6 +121,7 @@ def dataset_card(plan: Plan) -> str:
     ]  # fmt: skip
     presets = sorted({preset for game in games for preset in game.presets})
     named = f" (presets {', '.join(presets)})" if presets else ""
+    kinds = sorted({kind for game in games for kind, _, _ in game.archives}, reverse=True)
     left_out = ""
     if plan.left_out:
         names = "; ".join(
@@ -126,7 +132,7 @@ def dataset_card(plan: Plan) -> str:
         title=TITLE,
         sources=sources,
         splits=_table(("Game", "Split", "Frames", "Sequences", "Sizes"), rows),
-        presets=named,
+        made="\n\n".join(_MADE[kind].format(presets=named) for kind in kinds),
         left_out=left_out,
     )
     return _front(front) + text

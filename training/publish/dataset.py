@@ -127,9 +127,15 @@ def _gather(
         versions = entry.get("versions")
         if isinstance(versions, dict):
             game.versions |= {f"{key} {value}" for key, value in versions.items()}
-        degraded = entry.get("degraded")
-        for each in degraded.values() if isinstance(degraded, dict) else ():
-            game.presets.add(str(each.get("recipe", {}).get("preset", UNKNOWN)))
+        game.presets |= _presets(entry)
+
+
+def _presets(entry: Mapping[str, Any]) -> set[str]:
+    """Give the presets by which a frame was degraded."""
+    sizes = entry.get("degraded")
+    made = sizes.values() if isinstance(sizes, dict) else ()
+    recipes = [size.get("recipe") for size in made if isinstance(size, dict)]
+    return {str(recipe.get("preset", UNKNOWN)) for recipe in recipes if isinstance(recipe, dict)}
 
 
 def pack(
