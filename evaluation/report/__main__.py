@@ -222,8 +222,9 @@ def _html(diagrams: Sequence[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>Quality and latency</title><style>{_STYLE}</style></head>\n<body>"
-        "<h1>Quality and latency</h1><p>Dashed: what no other one beats in both. Put the pointer "
-        f"on a point for its figures.</p>\n{chr(10).join(diagrams)}\n</body></html>\n"
+        "<h1>Quality and latency</h1><p>Blue: nets; orange: shaders; grey: interpolation on the "
+        "CPU. Dashed: what no other one beats in both. Put the pointer on a point for its figures."
+        f"</p>\n{chr(10).join(diagrams)}\n</body></html>\n"
     )
 
 
