@@ -216,7 +216,8 @@ class _LumaPlane(nn.Module):
 
 
 def deployed(config: Net, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Make the net that is run: float [N, C, H, W], 0..1, to [N, C, H*scale, W*scale]."""
+    """Make the net that is run, on the CPU: float [N, C, H, W], 0..1, to [N, C, H*s, W*s]."""
+    weights = {name: tensor.cpu() for name, tensor in weights.items()}
     if config.architecture == "luma":
         return _LumaPlane(weights).eval().requires_grad_(False)
     return archs.net_with(config.architecture, shape_of(config), weights)
