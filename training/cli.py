@@ -13,8 +13,13 @@ from importlib import import_module
 from training.errors import DataError
 
 #: Modules with `add_command(commands)`.
-_MODULES = ("training.collect.collect", "training.collect.own", "training.dataset")
-_MODULES_TO_COME = ("training.degrade", "training.publish")
+_MODULES = (
+    "training.collect.collect",
+    "training.collect.own",
+    "training.degrade",
+    "training.dataset",
+    "training.publish",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

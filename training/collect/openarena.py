@@ -160,7 +160,7 @@ class OpenArena(Runner):
     name = "openarena"
     licence = "GPL-2.0-or-later (OpenArena)"
 
-    def __init__(self, demos: Path = DEMOS, fps: float = 1.0) -> None:
+    def __init__(self, demos: Path = DEMOS, fps: float = 2.0) -> None:
         self.demos, self.fps = demos, fps
 
     def episodes(self, frames: int | None = None) -> list[Episode]:

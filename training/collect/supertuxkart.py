@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.collect.align import Limits
 from training.collect.packaged import build_library, debian_versions, private_display, run_program
 from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
 from training.collect.splits import maps_of
@@ -51,6 +52,7 @@ class SuperTuxKart(Runner):
 
     name = "supertuxkart"
     licence = "GPL-3.0-or-later, CC-BY-SA, CC-BY, CC0 (SuperTuxKart, by track and texture)"
+    limits = Limits(psnr_db=24.0, frame_psnr_db=18.0)  # leaves are cut out without filtering
 
     def episodes(self, frames: int | None = None) -> list[Episode]:
         settings = {
