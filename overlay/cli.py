@@ -106,5 +106,6 @@ _COMMANDS = {
     "doctor": ("say what works here, and how to fix what does not", "overlay.doctor"),
     "latency": ("measure the delay from the game to the screen", "overlay.latency"),
     "bench": ("measure the speed of upscalers", "evaluation.bench"),
+    "data": ("make, check and publish training data", "training.cli"),
     "trace": ("summarise, convert or plot a trace", "overlay.trace.cli"),
 }

@@ -23,25 +23,29 @@ _MODULES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the commands; each sets `run`, a function from the arguments to the exit code."""
+    """Add the commands; each sets `data_run`, a function from the arguments to the exit code."""
     commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     for name in _MODULES:
         import_module(name).add_command(commands)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; give its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="overlay data", description="Make, check and publish training data."
-    )
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command that was named; give its exit code."""
     try:
-        code: int = options.run(options)
+        code: int = arguments.data_run(arguments)
     except DataError as exc:
         sys.stderr.write(f"overlay data: error: {exc}\n")
         return exc.exit_code
     return code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run one command; give its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="overlay data", description="Make, check and publish training data."
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

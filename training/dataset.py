@@ -612,7 +612,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--thorough", action="store_true", help="decode all, compare checksums, measure shifts"
     )
     run: Callable[[argparse.Namespace], int] = _run
-    parser.set_defaults(run=run)
+    parser.set_defaults(data_run=run)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -312,12 +312,12 @@ def test_the_command_says_what_it_found(root: Path, capsys: pytest.CaptureFixtur
     parser = argparse.ArgumentParser()
     dataset.add_command(parser.add_subparsers())
     arguments = parser.parse_args(["check", str(root)])
-    assert arguments.run(arguments) == 0
+    assert arguments.data_run(arguments) == 0
     out = capsys.readouterr().out
     assert "GameEngineData 270p: train 4, val 1" in out
     assert out.endswith("no problems\n")
     truncate(low(root, ALL[1]))
-    assert arguments.run(arguments) == 1
+    assert arguments.data_run(arguments) == 1
     assert f"{ALL[1]}: {low(root, ALL[1])} is truncated" in capsys.readouterr().out
 
 

@@ -183,6 +183,6 @@ def test_the_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     package.add_command(parser.add_subparsers())
     line = f"degrade --root {tmp_path} --preset render --low 540 --split val --jobs 1"
     arguments = parser.parse_args([*line.split(), "--source", str(source)])
-    assert arguments.run(arguments) == 0
+    assert arguments.data_run(arguments) == 0
     assert capsys.readouterr().out == "1 frames written, 0 problems\n"
     assert (tmp_path / "DownscaleData" / "540p" / "val" / f"{NAMES[2]}.png").is_file()

@@ -82,11 +82,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     package.add_command(parser.add_subparsers())
     line = f"measure-render --lr {tmp_path / 'lr'} --hr {tmp_path / 'hr'}"
     arguments = parser.parse_args(line.split())
-    assert arguments.run(arguments) == 0
+    assert arguments.data_run(arguments) == 0
     out = capsys.readouterr().out
     assert "b: the frame is too flat" in out
     assert "1 of 2 pairs" in out
     assert table([fit(pointed(scene(), 2), scene())]).splitlines()[1].startswith("width")
     arguments = parser.parse_args(line.split()[:3])
     with pytest.raises(DataError, match="belong together"):
-        arguments.run(arguments)
+        arguments.data_run(arguments)

@@ -54,7 +54,7 @@ def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     publish.add_command(parser.add_subparsers())
     parsed = parser.parse_args(["publish", *map(str, arguments)])
-    code: int = parsed.run(parsed)
+    code: int = parsed.data_run(parsed)
     return code
 
 

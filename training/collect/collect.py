@@ -187,7 +187,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--list", action="store_true", help="only say what there is to collect")
     run: Callable[[argparse.Namespace], int] = _run
-    parser.set_defaults(run=run)
+    parser.set_defaults(data_run=run)
 
 
 def _positive(text: str) -> int:

@@ -323,7 +323,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     srgd.add_argument("--repository", default="epishchik/SRGD", help="default: %(default)s")
     srgd.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="data folder")
     run: Callable[[argparse.Namespace], int] = _run_srgd
-    srgd.set_defaults(run=run)
+    srgd.set_defaults(data_run=run)
 
 
 def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
@@ -333,7 +333,7 @@ def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespa
     parser.add_argument("--split", default="train", choices=_SPLIT_NAMES)
     parser.add_argument("--frames", type=int, metavar="N", help="at most")
     parser.add_argument("--licence", default="unknown: the user's own", help="for the manifest")
-    parser.set_defaults(run=run)
+    parser.set_defaults(data_run=run)
 
 
 def _episode(arguments: argparse.Namespace, settings: dict[str, Any]) -> Episode:

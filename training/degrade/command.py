@@ -35,7 +35,7 @@ def add_degrade(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--source", type=Path, metavar="DIR", help="holds train, val, test of 1920x1080 PNGs"
     )
-    parser.set_defaults(run=_degrade)
+    parser.set_defaults(data_run=_degrade)
 
 
 def _degrade(arguments: argparse.Namespace) -> int:
@@ -92,7 +92,7 @@ def add_measure(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--lr", type=Path, metavar="DIR", help="LR pictures, instead of --root")
     parser.add_argument("--hr", type=Path, metavar="DIR", help="HR pictures, instead of --root")
     parser.add_argument("--frames", type=int, default=60, help="at most, evenly spread [60]")
-    parser.set_defaults(run=_measure)
+    parser.set_defaults(data_run=_measure)
 
 
 def _measure(arguments: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def add_publish(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--provenance", type=Path, metavar="MD", help="added to the model's card")
     parser.add_argument("--repository", metavar="OWNER/NAME", help="where it is to go")
     parser.add_argument("--upload", action="store_true", help="upload it (Hugging Face only)")
-    parser.set_defaults(run=_publish)
+    parser.set_defaults(data_run=_publish)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
