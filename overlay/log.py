@@ -7,14 +7,14 @@ import logging.handlers
 import sys
 from pathlib import Path
 
-import platformdirs
-
 HANDLER = "overlay"  # the name of our handlers
 _FORMAT = "%(asctime)s %(levelname)-7s %(threadName)-9s %(name)s: %(message)s"
 
 
 def log_path() -> Path:
     """Give the log file in the user's state folder."""
+    import platformdirs  # the GPU's tests need this module, where little is installed
+
     return Path(platformdirs.user_state_path("sr-overlay")) / "overlay.log"
 
 

@@ -15,8 +15,7 @@ from overlay.frame import Pixels
 class ChromaMerger:
     """`merge.merge_luma` for every frame: fast, approximate, without allocation.
 
-    In 8-bit YCrCb with OpenCV's cubic filter (a = -0.75) for the chroma, so a few levels off at
-    sharp edges of colour.
+    In 8-bit YCrCb, so a level or two off.
 
     Args:
         size: (width, height) of the source in pixels.
@@ -38,6 +37,6 @@ class ChromaMerger:
             picture: uint8 BGRA, (H*s, W*s, 4), contiguous; written, alpha 255.
         """
         cv2.cvtColor(source, cv2.COLOR_BGR2YCrCb, dst=self._small)
-        cv2.resize(self._small, self._size, dst=self._large, interpolation=cv2.INTER_CUBIC)
+        cv2.resize(self._small, self._size, dst=self._large, interpolation=cv2.INTER_LINEAR)
         cv2.insertChannel(luma, self._large, 0)
         cv2.cvtColor(self._large, cv2.COLOR_YCrCb2BGR, dst=picture, dstCn=4)

@@ -82,12 +82,10 @@ class Scaler:
 
     def merge(self, source: Texture, luma: Texture, target: Target) -> None:
         """Draw a net's luma with the source's chroma; the region is as large as `luma`."""
-        crisp = self.between("merge", source.size)
-        self._pass("crispen", source, Target.of(crisp))
         GL.glActiveTexture(GL.GL_TEXTURE1)
         GL.glBindTexture(GL.GL_TEXTURE_2D, luma.id)
         GL.glActiveTexture(GL.GL_TEXTURE0)
-        self._pass("merge", crisp, target)
+        self._pass("merge", source, target)
 
     def blend(self, sprite: Texture, target: Target) -> None:
         """Draw a picture with premultiplied alpha over what is there, bilinear."""

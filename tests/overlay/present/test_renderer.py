@@ -308,7 +308,7 @@ def test_every_shader_file_is_used():
     used = {"screen", "boxes", "glyphs"}  # vertex shaders and text
     used |= {"fetch", "linear"}  # included
     used |= {"nearest", "sharp", "area", "bilinear", "cubic", "lanczos", "easu", "rcas"}
-    used |= {"merge", "crispen", "sprite"}
+    used |= {"merge", "sprite"}
     assert files == used
 
 
