@@ -1,4 +1,4 @@
-"""The shipped nets beat bicubic on a game they never saw, in luma: the rest is the presenter's."""
+"""The shipped nets, as they are shown, beat bicubic on a game they never saw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from evaluation.metrics.fidelity import psnr, psnr_y
 from evaluation.upscale import open_upscaler
 from training.dataset import read_png
 
-#: Half of what the shipped nets gain on these crops, in dB: a worse net is noticed.
-GAIN_DB = {2: 0.105, 3: 0.035, 4: 0.128}
+#: Half of what the shipped nets gain on these crops in RGB and in Y, in dB: a worse net, or a
+#: worse way to add its chroma, is noticed.
+GAIN_DB = {2: (0.109, 0.105), 3: (0.054, 0.035), 4: (0.133, 0.128)}
 
 CROPS = Path(__file__).parents[1] / "data" / "freedoom"
 
@@ -23,15 +24,16 @@ def test_default_beats_both_bicubics_on_freedoom(scale: int) -> None:
     names = (f"default-x{scale}", "catmull-rom", "bicubic")
     files = sorted(CROPS.glob(f"*-x{scale}-lr.png"))
     assert len(files) >= 2
-    figures: dict[str, list[float]] = {name: [] for name in names}
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for file in files:
         low, high = read_png(file), read_png(file.with_name(file.name.replace("-lr", "-hr")))
         inner = (slice(8, -8), slice(8, -8), slice(None, None, -1))  # RGB
         for name in names:
             with open_upscaler(name) as upscaler:
-                figures[name].append(psnr_y(upscaler(low, scale)[inner], high[inner]))
-    ours, *theirs = (np.mean(figures[name]) for name in names)
-    assert ours > max(theirs) + GAIN_DB[scale]
+                picture = upscaler(low, scale)[inner]
+            figures[name].append((psnr(picture, high[inner]), psnr_y(picture, high[inner])))
+    ours, *theirs = (np.mean(figures[name], axis=0) for name in names)
+    assert (ours > np.max(theirs, axis=0) + GAIN_DB[scale]).all()
 
 
 def test_the_crops_are_aligned_pairs() -> None:
