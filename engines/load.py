@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
+    from engines.archs.luma import LumaNet
+
 #: Folders in which users keep weights, joined as in PATH.
 WEIGHTS_VARIABLE = "OVERLAY_WEIGHTS"
 #: Endings of the files that a user may give.
@@ -423,10 +425,13 @@ def _blended(
 def _read_file(located: Located, content: bytes, param: bytes) -> Loaded:
     """Read a user's weights: a net of ours, else one that spandrel knows."""
     from engines import archs
+    from engines.archs import luma
 
     path = located.files[0]
     state, factor = _state(path, content, param)
     try:
+        if luma.is_luma(state):
+            return _luma_file(located, luma.LumaNet(state))
         recognised = archs.recognised(state)
         if recognised is not None:
             architecture, shape = recognised
@@ -441,6 +446,22 @@ def _read_file(located: Located, content: bytes, param: bytes) -> Loaded:
         spec = _spec_of_file(located, architecture, shape, factor)
         net = archs.Resized(net, factor).eval() if factor != 1 else net
     return Loaded(located, spec, net)
+
+
+def _luma_file(located: Located, net: LumaNet) -> Loaded:
+    """Describe a luma net that somebody trained."""
+    spec = ModelSpec(
+        id=located.name,
+        architecture="luma",
+        scale=net.scale,
+        licence=UNKNOWN_LICENCE,
+        sources=(Source("file", located.files[0].name, located.sha256),),
+        output="luma",
+        receptive_field=len(net.convs),
+        fp16_max=2,
+        fp16_mean=0.05,
+    )
+    return Loaded(located, spec, net.eval().requires_grad_(False))
 
 
 def _spec_of_file(

@@ -24,8 +24,7 @@ from overlay.infer import SHADERS
 if TYPE_CHECKING:
     from torch import nn
 
-    from engines.archs.luma import LumaNet
-    from engines.load import Loaded, Located
+    from engines.load import Loaded
     from overlay.present.offscreen import OffscreenPresenter
 
 Pixels = NDArray[np.uint8]
@@ -147,8 +146,6 @@ def _open_net(name: str, device: str) -> Upscaler:
 
     located = load.locate(name)
     runtime = f"sha256 {located.sha256[:12]}, PyTorch {torch.__version__} FP32 on {device}"
-    if located.spec is None and (luma := _luma_file(located)) is not None:
-        return TorchNet(name, luma, luma.scale, device, f"luma, {runtime}", luma=True)
     loaded = load.read(located)
     if loaded.module is None:
         return OnnxNet(name, loaded)
@@ -157,20 +154,6 @@ def _open_net(name: str, device: str) -> Upscaler:
         name, loaded.module, spec.scale, device, f"{spec.architecture}, {runtime}",
         luma=spec.output == "luma", multiple=spec.size_multiple,
     )  # fmt: skip
-
-
-def _luma_file(located: Located) -> LumaNet | None:
-    """Read a file that training made of a luma net; None if it is something else."""
-    from engines import checkpoint
-    from engines.archs.luma import LumaNet
-
-    path = located.files[0]
-    if path.suffix.lower() != ".safetensors":
-        return None
-    state = checkpoint.read(path.read_bytes(), path)
-    if "conv0.weight" not in state or state["conv0.weight"].shape[1:2] != (1,):
-        return None
-    return LumaNet(state).eval()
 
 
 class TorchNet(Upscaler):

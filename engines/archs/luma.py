@@ -217,6 +217,12 @@ class LumaPicture(nn.Module):
         return F.pixel_shuffle(self.net.blocks(planes), self.net.scale)
 
 
+def is_luma(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether tensors are meant to be a `LumaNet`'s, by their first kernel."""
+    first = state.get("conv0.weight")
+    return first is not None and first.shape[1:] == (1, 3, 3)
+
+
 def _checked(weights: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Give kernels and biases in order, or raise ValueError saying what is wrong."""
     depth = len(weights) // 2

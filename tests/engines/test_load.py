@@ -19,7 +19,7 @@ from torch import Tensor
 import engines
 from engines import load, zoo
 from engines.archs import compact
-from engines.archs.luma import LumaNet
+from engines.archs.luma import LumaNet, TrainableLumaNet
 from engines.errors import (
     BuilderMissing,
     EngineMissing,
@@ -356,3 +356,36 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(
     with pytest.raises(BuilderMissing, match=r"pip install \"\.\[build\]\"") as caught:
         load.read(load.locate(str(path)))
     assert "\n" not in str(caught.value)
+
+
+# --- a luma net of the user's own -----------------------------------------------------------------
+
+
+def test_a_luma_net_that_somebody_trained_is_read(tmp_path: Path) -> None:
+    weights = TrainableLumaNet(3, channels=8, depth=5).folded()
+    save_file(weights, tmp_path / "mine.safetensors")
+    loaded = load.read(load.locate(str(tmp_path / "mine.safetensors")))
+    spec = loaded.spec
+    assert (spec.architecture, spec.output, spec.scale) == ("luma", "luma", 3)
+    assert spec.receptive_field == 5
+    assert spec.id.startswith("mine-")
+    assert isinstance(loaded.module, LumaNet)
+    frame = torch.randint(0, 256, (1, 12, 16, 4), dtype=torch.uint8)
+    assert (loaded.module(frame) == LumaNet(weights)(frame)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("conv2.weight", (16, 5, 3, 3), "conv2 has shapes 16x5x3x3 and 16"),
+        ("conv3.weight", (7, 16, 3, 3), "conv3 has shapes 7x16x3x3 and 9"),
+        ("conv7.weight", (9, 16, 3, 3), "found .*conv7"),
+    ],
+)
+def test_a_luma_net_of_odd_tensors_is_refused(
+    tmp_path: Path, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    weights = TrainableLumaNet(3).folded() | {name: torch.zeros(shape)}
+    save_file(weights, tmp_path / "odd.safetensors")
+    with pytest.raises(ModelInvalid, match=message):
+        load.read(load.locate(str(tmp_path / "odd.safetensors")))
