@@ -44,7 +44,7 @@ def read(model: str) -> Loaded:
     """Read a model; random weights where its own, or what reads them, are not on this machine."""
     try:
         return load.read(load.locate(model))
-    except (WeightsMissing, BuilderMissing):
+    except (WeightsMissing, BuilderMissing, ImportError):  # platformdirs tells where they may be
         return load.random_weights(zoo.spec(model))
 
 
@@ -655,6 +655,32 @@ def test_nobody_else_s_settings_of_cudnn_are_touched(pools: type[Pool]) -> None:
         program._run(tensor, tensor.clone(), cuda.stream("compute"))
         program.close()
     assert seen == [(True, True)]
+
+
+def test_pytorch_s_work_goes_into_the_stream_it_is_given(
+    pools: type[Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current, seen = [0], []
+
+    @contextmanager
+    def chosen(handle: int) -> Iterator[None]:
+        current.append(handle)
+        yield
+        current.pop()
+
+    class Look(nn.Module):
+        def forward(self, bgra: Tensor) -> Tensor:
+            seen.append((current[-1], Pool.in_use))
+            return bgra
+
+    with RecordingCuda() as cuda:
+        monkeypatch.setattr(torch.cuda, "stream", chosen)
+        program, stream = program_with_a_pool(cuda), cuda.stream("compute")
+        program._upscale = Look()
+        tensor = torch.zeros(1)
+        program._run(tensor, tensor.clone(), stream)
+        program.close()
+    assert seen == [(stream.handle, 1)], "and with memory of its own"
 
 
 def test_tensors_over_buffers_are_made_before_anything_is_enqueued() -> None:
