@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from overlay.closing import Closing
-from overlay.errors import BackendUnavailable, SettingsError
+from overlay.errors import BackendUnavailable, OverlayError, SettingsError
 from overlay.frame import Frame, Picture, Region, Size
 from overlay.settings import suggestion
 
@@ -234,7 +234,7 @@ def _open_net(model: str, backend: str, output: Size, wish: Wish, software_gl: b
     may_fall_back = model == "default" and backend == "auto"
     spec = zoo.default_for(source, output) if model == "default" else zoo.spec(model)
     if backend == "auto" and (on_gpu := open_on_gpu(spec.id, wish)):
-        if not may_fall_back or _is_quick(on_gpu, source):
+        if not may_fall_back or _is_quick_on_gpu(on_gpu, source):
             return on_gpu
         on_gpu.close()
     try:
@@ -268,6 +268,17 @@ def _is_quick(upscaler: Upscaler, source: Size) -> bool:
         return True
     log.warning("not %s, more than %.0f ms", took, BUDGET_MS)
     return False
+
+
+def _is_quick_on_gpu(upscaler: Upscaler, source: Size) -> bool:
+    """Measure likewise on a GPU, which may fail on frames though it got ready."""
+    from engines.errors import EngineError
+
+    try:
+        return _is_quick(upscaler, source)
+    except (EngineError, OverlayError) as exc:
+        log.warning("not %s on %s: %s", upscaler.model, upscaler.device, exc)
+        return False
 
 
 def check_model(name: str) -> None:

@@ -16,7 +16,7 @@ from engines.cache import EngineCache, Entry, Identity
 from engines.errors import EngineMismatch, EngineMissing
 from overlay.cuda import CudaError
 from overlay.cuda.recording import RecordingCuda
-from overlay.errors import BackendUnavailable
+from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Size
 from overlay.infer import candidates, find, open_upscaler
 from overlay.infer.find import Wish, open_engine
@@ -181,6 +181,27 @@ def test_default_leaves_a_gpu_that_is_too_slow(
     assert "40.0 ms a frame, more than 33 ms" in caplog.text
     with open_upscaler("default-x2", source=SIZE, output=SIZE) as named:
         assert named.scale == 1, "what is asked for by name is taken however slow it is"
+
+
+def test_default_leaves_a_gpu_that_fails_on_the_first_frames(
+    cache: EngineCache,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed: list[str] = []
+
+    def fails(upscaler: Any, source: Size) -> float:
+        if upscaler.backend == "openvino":
+            return 5.0
+        monkeypatch.setattr(upscaler, "close", lambda: closed.append(upscaler.backend))
+        raise OverlayError("default-x2 failed on a frame: cudaErrorIllegalAddress")
+
+    monkeypatch.setattr("overlay.infer.measure_ms", fails)
+    with open_upscaler("default", source=SIZE, output=SIZE) as upscaler:
+        assert (opened, upscaler.backend) == (["torch-cuda"], "openvino")
+    assert closed == ["resize"]
+    assert "cudaErrorIllegalAddress" in caplog.text
 
 
 def test_a_device_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
