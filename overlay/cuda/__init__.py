@@ -307,9 +307,10 @@ def open_cuda(name: str = "auto") -> Cuda:
     """
     if name not in ("auto", *_BACKENDS):
         raise BackendUnavailable(f"no CUDA back end {name!r} (one of auto, {', '.join(_BACKENDS)})")
-    names = tuple(_BACKENDS) if name == "auto" else (name,)
+    names = [one for one in _BACKENDS if name in (one, "auto")]
+    there = [one for one in names if _is_installed(one)]
     reasons = []
-    for one in names:
+    for one in there or names[:1]:  # what is missing beside what is there explains nothing
         try:
             return _opened(one)
         except BackendUnavailable as exc:
@@ -317,13 +318,16 @@ def open_cuda(name: str = "auto") -> Cuda:
     raise BackendUnavailable("; ".join(reasons))
 
 
-def _opened(name: str) -> Cuda:
-    module, kind, package, install = _BACKENDS[name]
+def _is_installed(name: str) -> bool:
     try:
-        missing = find_spec(package) is None
+        return find_spec(_BACKENDS[name][2]) is not None
     except ModuleNotFoundError:  # the parent package is missing
-        missing = True
-    if missing:
+        return False
+
+
+def _opened(name: str) -> Cuda:
+    module, kind, _, install = _BACKENDS[name]
+    if not _is_installed(name):
         raise BackendUnavailable(f"{name} is not installed: {install}")
     try:
         found = import_module(module)
