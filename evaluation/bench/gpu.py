@@ -277,12 +277,28 @@ def _begun(out: Path, resume: bool) -> list[Row]:
         OverlayError: it cannot be written, or read.
     """
     try:
-        kept = [row for row in read(out) if _is_final(row)] if resume and out.exists() else []
+        rows = read(out) if resume and out.exists() else []
+        kept = [row for row in _told(rows) if _is_final(row)]
         out.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it holds no text"
         raise OverlayError(f"cannot write {out}: {why}; choose another file") from exc
     return kept
+
+
+def _told(rows: Sequence[Row]) -> list[Row]:
+    """Leave out the rows of tasks that began and did not end: there would be more of them."""
+    told: list[Row] = []
+    under_way: list[Row] | None = None
+    for row in rows:
+        if row["kind"] == "begin":
+            under_way = []
+        elif row["kind"] == "end":
+            told += under_way or []
+            under_way = None
+        else:
+            (told if under_way is None else under_way).append(row)
+    return told
 
 
 def _is_final(row: Row) -> bool:

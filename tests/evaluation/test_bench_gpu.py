@@ -461,6 +461,18 @@ def test_results_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [row.get("mine") for row in gpu.read(out)] == [True, None]
 
 
+def test_a_task_that_was_cut_off_begins_again(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    row = {"kind": "convolutions", "status": "measured"}
+    lines: list[Row] = [
+        {"kind": "begin", "task": 0}, {**row, "by": "library"}, {"kind": "end", "task": 0},
+        {"kind": "begin", "task": 1}, {**row, "by": "ours"}, {**row, "status": "not run"},
+        {"kind": "begin", "task": 2}, {**row, "by": "nobody"},
+    ]  # fmt: skip
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [one["by"] for one in gpu._begun(out, True)] == ["library"]
+
+
 # --- memory, opening, engines, FP8 ---------------------------------------------------------------
 
 
