@@ -1,4 +1,4 @@
-"""Make this clone ready to run: `python3 tools/bootstrap.py demo|test`.
+"""Make this clone ready to run: `python3 tools/bootstrap.py demo|test|train`.
 
 Uses only the standard library of the system's Python (3.11 or newer). Installs what is missing
 and nothing else: Debian packages (as root), `.venv`, and the project with the extras it needs.
@@ -29,8 +29,12 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 PIP_NEEDED = (25, 1)  # the first with --group
 
 #: What each target installs: extras of the project, dependency groups.
-EXTRAS = {"demo": ("cpu",), "test": ("build", "cpu", "plot", "train")}
-GROUPS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",)}
+EXTRAS = {
+    "demo": ("cpu",),
+    "test": ("build", "collect", "cpu", "plot", "train"),
+    "train": ("collect", "cpu", "plot", "train"),
+}
+GROUPS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",), "train": ()}
 
 
 class Stop(Exception):
@@ -106,7 +110,9 @@ TEST_NEEDS = (
 
 def needs(target: str) -> list[Need]:
     """List what `target` needs from the system."""
-    wanted = [*PYTHON_NEEDS, *LIBRARY_NEEDS, *GAME_NEEDS]
+    wanted = [*PYTHON_NEEDS, *LIBRARY_NEEDS]
+    if target != "train":
+        wanted += GAME_NEEDS
     if target == "test" or not os.environ.get("DISPLAY"):
         wanted += DISPLAY_NEEDS
     if target == "test":

@@ -215,7 +215,8 @@ def _run(arguments: argparse.Namespace) -> int:
     with progress_bar() as bar:
         outcomes = collect_all(tasks, store, bar, jobs=arguments.jobs, retry=arguments.retry)
     sys.stdout.write(f"{summary(store)}\n")
-    return 1 if any(outcome.what == "failed" for outcome in outcomes) else 0
+    found = {outcome.what for outcome in outcomes}
+    return 1 if "failed" in found or found == {"dropped"} else 0
 
 
 def progress_bar() -> Any:
