@@ -360,8 +360,11 @@ class _Shared:
         except BackendUnavailable as exc:
             self._refused = exc  # the search for drivers takes a while, and would end alike
             raise
-        self._probe = cuda.event("probe")
         atexit.register(cuda.close)
+        try:
+            self._probe = cuda.event("probe")
+        except CudaError as exc:
+            raise BackendUnavailable(f"the GPU cannot be used: {exc}") from exc
         return cuda
 
     def _check(self, cuda: Cuda) -> None:

@@ -50,6 +50,8 @@ PLAIN_SOFTWARE = "bilinear"
 
 #: A net that `default` may choose must take less than this: 30 frames a second.
 BUDGET_MS = 1000 / 30
+#: A frame that takes longer than this is not waited for when upscalers are compared.
+_PATIENCE_S = 10.0
 
 #: Upscalers that run as shaders in the presenter (`default` nets are in `engines.zoo`).
 #: `bicubic` is Catmull-Rom; `nearest` is exact integer steps, then box-filtered for the rest.
@@ -309,7 +311,11 @@ def _warm(upscaler: Upscaler, source: Size) -> Upscaler:
 
 
 def measure_ms(upscaler: Upscaler, source: Size, runs: int = 5) -> float:
-    """Give the fastest of some runs on a grey frame, in ms: what the upscaler can do."""
+    """Give the fastest of some runs on a grey frame, in ms: what the upscaler can do.
+
+    Raises:
+        OverlayError: it failed, or did not answer for `_PATIENCE_S`.
+    """
     pixels = np.full((source.height, source.width, 4), 128, np.uint8)
     region = Region(0, 0, source.width, source.height)
     best = math.inf
@@ -318,5 +324,7 @@ def measure_ms(upscaler: Upscaler, source: Size, runs: int = 5) -> float:
         upscaler.submit(Frame(pixels, run, start, start, region))
         while upscaler.in_flight:
             upscaler.poll(1.0)
+            if time.perf_counter_ns() - start > _PATIENCE_S * 1e9:
+                raise OverlayError(f"{upscaler.model} did not answer for {_PATIENCE_S:.0f} s")
         best = min(best, (time.perf_counter_ns() - start) / 1e6)
     return best

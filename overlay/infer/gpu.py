@@ -78,6 +78,8 @@ class Program(ABC):
 
     #: For people: "FP16, TensorRT-RTX 1.7".
     title: str
+    #: Whether the library captures graphs by itself.
+    own_graphs: bool = False
 
     @abstractmethod
     def prepare(self, cuda: Cuda, size: Size, stream: Stream) -> None:
@@ -256,10 +258,10 @@ class GpuUpscaler(Upscaler):
         try:
             self._allocate(size)
             self._prepare(size)
-            graphs = "with" if self._capture() else "without"
-            if graphs == "without" and self._program.captures_itself():
+            graphs = "our" if self._capture() else "its own" if self._program.own_graphs else "no"
+            if graphs == "no" and self._program.captures_itself():
                 self._prepare(size)
-                graphs = "with the library's own"
+                graphs = "its own"
         except BaseException:
             self._discard()
             raise

@@ -48,7 +48,6 @@ class RtxTensorRt(TensorRtProgram):
     ) -> None:
         super().__init__(cuda, engine, builder._library, builder.TITLE)
         self._kept, self._keep = kept, keep
-        self._captures_itself = False
 
     def _new_context(self, cuda: Cuda, engine: trt.ICudaEngine) -> trt.IExecutionContext | None:
         config: trt.IRuntimeConfig = engine.create_runtime_config()
@@ -56,7 +55,7 @@ class RtxTensorRt(TensorRtProgram):
         if self._kept and not cache.deserialize(self._kept):
             log.info("the runtime cache of %s is not for this GPU: a new one", self._facts.model)
         config.set_runtime_cache(cache)
-        if self._captures_itself:
+        if self.own_graphs:
             import tensorrt_rtx as trt
 
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -65,13 +64,13 @@ class RtxTensorRt(TensorRtProgram):
 
     def capturable(self, stream: Stream) -> bool:
         """Ask the library, unless it captures by itself."""
-        return not self._captures_itself and bool(self._context.is_stream_capturable(stream.handle))
+        return not self.own_graphs and bool(self._context.is_stream_capturable(stream.handle))
 
     def captures_itself(self) -> bool:
         """Let the library capture: in a new context, for its strategy cannot be changed."""
-        if self._captures_itself:
+        if self.own_graphs:
             return False
-        self._captures_itself = True  # for every size from now on
+        self.own_graphs = True  # for every size from now on
         self.__dict__.pop("_context", None)
         return True
 

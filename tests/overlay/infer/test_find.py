@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from overlay.cuda import CudaError
 from overlay.cuda.recording import RecordingCuda
 from overlay.errors import BackendUnavailable, OverlayError
 from overlay.frame import Size
-from overlay.infer import candidates, find, open_upscaler
+from overlay.infer import candidates, find, measure_ms, open_upscaler
 from overlay.infer.find import Wish, open_engine
 from overlay.infer.resize import ResizeUpscaler
 
@@ -253,3 +254,16 @@ def test_a_gpu_that_pytorch_cannot_use_costs_a_warning_only(
     told = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
     assert len(told) == 1
     assert f"{model} does not run on the GPU: torch-cuda: {error}" in told[0]
+
+
+def test_an_upscaler_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(ResizeUpscaler):
+        def poll(self, timeout_s: float) -> None:
+            time.sleep(0.01)
+
+    monkeypatch.setattr("overlay.infer._PATIENCE_S", 0.05)
+    with (
+        Stuck("bilinear", SIZE, SIZE) as stuck,
+        pytest.raises(OverlayError, match="did not answer"),
+    ):
+        measure_ms(stuck, SIZE)
