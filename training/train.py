@@ -431,9 +431,9 @@ class Run:
             trainer.step(batch)
             step = trainer.step_number
             score = self._score(step) if due(step, self.config.validate.every) else None
-            if step % settings.log == 0 or score:
-                self._log(score)
             ended = trainer.done == length
+            if step % settings.log == 0 or score or ended:
+                self._log(score)
             number = signals.number
             if self.world.size > 1:  # all stop at the same step
                 number = self.world.any(number) if step % 10 == 0 or ended else 0

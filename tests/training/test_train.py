@@ -211,6 +211,20 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert "the loss is inf at step 1; lower stages.rate" in capsys.readouterr().err
 
 
+def test_the_last_steps_are_logged_and_checked(
+    full: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may be fewer than train.log."""
+    few = [*full, "--set", "train.steps=3", "--set", "train.log=2", "--set", "validate.every=0"]
+    assert train.main([*few, "--out", str(tmp_path / "a")]) == 0
+    assert [row["step"] for row in rows(tmp_path / "a")] == ["2", "3"]
+    out = tmp_path / "b"
+    diverging = ["--set", "loss.mse=1e39", "--set", "train.log=100", "--out", str(out)]
+    assert train.main([*few, *diverging]) == 1
+    assert "the loss is nan at step 2; lower stages.rate" in capsys.readouterr().err
+    assert not (out / "full.safetensors").exists()
+
+
 def test_without_validation_frames_training_goes_on(tmp_path: Path) -> None:
     write_frames(tmp_path, count=1)
     out = tmp_path / "out"
