@@ -7,7 +7,7 @@ with PyTorch's restricted reader: nothing in the file is run.
 from __future__ import annotations
 
 import os
-import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,9 @@ def load(path: Path, config: Config) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise KeyError("format")
-        before, state = content["config"], content["state"]
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as exc:
-        raise ConfigError(
-            f"{path} is no checkpoint that can be read ({type(exc).__name__}); remove it to begin "
-            "again"
-        ) from exc
+        before, state = dict(content["config"]), dict(content["state"])
+    except Exception as exc:  # a parser of whatever the file holds: anything may come out of it
+        raise _unreadable(path, exc) from exc
     now = flat(config)
     different = sorted(
         key
@@ -65,5 +62,20 @@ def load(path: Path, config: Config) -> dict[str, Any]:
             f"{before.get(key)!r}, is {now.get(key)!r}); resume with the same, or choose "
             "another --out"
         )
-    found: dict[str, Any] = state
-    return found
+    return state
+
+
+def restore(path: Path, config: Config, load_state: Callable[[Mapping[str, Any]], None]) -> None:
+    """Read a checkpoint and let a trainer go on from it; errors as `load`."""
+    state = load(path, config)
+    try:
+        load_state(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
+        raise _unreadable(path, exc) from exc
+
+
+def _unreadable(path: Path, exc: Exception) -> ConfigError:
+    kind = type(exc).__name__
+    return ConfigError(
+        f"{path} is no checkpoint that can be read ({kind}); remove it to begin again"
+    )

@@ -383,7 +383,7 @@ class Run:
             raise ConfigError(f"{out} holds a run: --resume goes on with it; or give another --out")
         self.trainer = Trainer(settings, world)
         if self._checkpoint.exists():
-            self.trainer.load_state(checkpoints.load(self._checkpoint, settings))
+            checkpoints.restore(self._checkpoint, settings, self.trainer.load_state)
             say(self.first, f"resumed at step {self.trainer.step_number}")
         self.episodes = frames_of(settings, self.trainer, world)
         if self.first:
@@ -594,6 +594,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as exc:
         print("stopped; --resume goes on", file=sys.stderr)
         return 128 + exc.number
+    except KeyboardInterrupt:  # before the first step, or after the last
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except OSError as exc:
+        print(f"train: {exc}", file=sys.stderr)
+        return DataError.exit_code
     return 0
 
 

@@ -22,7 +22,7 @@ import torch
 
 from engines import load
 from tests.training.frames import write_frames
-from training import config, nets, train, validate
+from training import checkpoints, config, nets, train, validate
 from training.config import Config, ConfigError, Net, Stage
 from training.loader import Batch, Crops
 from training.quantise import RoundedActivation, RoundedKernel, quantise
@@ -201,6 +201,48 @@ def test_a_run_is_resumed_with_the_same_configuration_only(
     (out / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
     assert train.main(arguments) == 1
     assert "checkpoint.pt is no checkpoint that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's about odd pickles
+@pytest.mark.parametrize("odd", ["tensor", "list", "config", "state", "empty", "shapes"])
+def test_other_files_are_no_checkpoint(data: Path, tmp_path: Path, odd: str) -> None:
+    run = settings(data)
+    trainer, path = train.Trainer(run, train.World()), tmp_path / "checkpoint.pt"
+    whole = {"format": checkpoints.FORMAT, "config": config.flat(run), "state": trainer.state()}
+    average = {name: torch.zeros(1) for name in trainer.average}
+    made: dict[str, object] = {
+        "tensor": torch.zeros(3),
+        "list": [1],
+        "config": whole | {"config": [1]},
+        "state": whole | {"state": "x"},
+        "empty": whole | {"state": {}},
+        "shapes": whole | {"state": trainer.state() | {"average": average, "stage": 0}},
+    }
+    torch.save(made[odd], path)
+    with pytest.raises(ConfigError, match="is no checkpoint that can be read") as caught:
+        checkpoints.restore(path, run, trainer.load_state)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interrupt_before_the_first_step_is_one_line(
+    full: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "frames_of", interrupted)
+    assert train.main([*full, "--out", "unused"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    full: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert train.main([*full, "--out", str(tmp_path / "file" / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("train: ")
+    assert said.count("\n") == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
