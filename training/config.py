@@ -241,14 +241,14 @@ class Validate:
     Attributes:
         every: so many steps; 0: only at the end.
         crops: how many, spread over all sequences.
-        side: of a crop, in LR pixels.
+        side: of a crop, in LR pixels; its outermost 8 do not count.
         kind: GameEngineData or DownscaleData.
         split: never "test".
     """
 
     every: int = limits(1000, 0)
     crops: int = limits(32, 0, 4096)
-    side: int = limits(96, 16, 1024)
+    side: int = limits(96, 24, 1024)
     kind: Literal["GameEngineData", "DownscaleData"] = "GameEngineData"
     split: Literal["train", "val"] = "val"
 
@@ -269,7 +269,7 @@ class Config:
 
     def check(self) -> None:
         """Refuse what does not fit together."""
-        if not self.name or Path(self.name).name != self.name:
+        if Path(self.name).name != self.name or self.name in ("", "..") or "\0" in self.name:
             raise ConfigError(f"name must be a plain file name, not {self.name!r}")
         if not self.stages:
             raise ConfigError("stages must not be empty")
@@ -316,7 +316,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ConfigError(f"{path} is no TOML: {exc}") from exc
     for change in changes:
         _set(table, change)
@@ -361,7 +361,7 @@ def _set(table: dict[str, Any], change: str) -> None:
         raise ConfigError(f"--set {change!r} is not of the form train.steps=200")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *parents, last = key.strip().split(".")
     inner: Any = table

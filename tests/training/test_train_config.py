@@ -72,6 +72,9 @@ def test_values_are_read_and_changed(tmp_path: Path) -> None:
         ("loss.mse=0", r"loss has no term"),
         ("loss.teacher=1", r"loss\.teacher and teacher\.model belong together"),
         ("name=../a", r"name must be a plain file name"),
+        ("name=..", r"name must be a plain file name"),
+        ("validate.side=16", r"validate\.side must be from 24 to 1024, not 16"),
+        ("train.steps=" + "[" * 20_000, r"train\.steps must be a whole number"),
         ("validate.split=test", r"validate\.split must be one of train, val, not 'test'"),
         ("data.sources=[]", r"data\.sources must not be empty"),
         ("data.sources=[{share=1}, {}]", r"data\.sources\.share must be given for all"),
@@ -108,6 +111,8 @@ def test_missing_keys_and_files_that_are_none_are_named(tmp_path: Path) -> None:
         read(tmp_path, 'name = "a"\ntrain = { steps = 1 }\nloss = { l1 = 1 }')
     with pytest.raises(ConfigError, match="is no TOML"):
         read(tmp_path, "name =")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        read(tmp_path, "a = " + "[" * 20_000)
     with pytest.raises(ConfigError, match="cannot read"):
         config.read(tmp_path / "none.toml")
 
