@@ -116,10 +116,11 @@ class Evaluation:
     Args:
         wanted: what to do.
     Raises:
-        EvaluationError: a metric that was named cannot be used.
+        EvaluationError: the device, or a metric that was named, cannot be used.
     """
 
     def __init__(self, wanted: Wanted) -> None:
+        _check_device(wanted.device)
         self._wanted = wanted
         self.left_out: list[str] = []
         self._compare = self._open_metrics()
@@ -213,8 +214,8 @@ class Evaluation:
     def _measured(self, name: str, picture: Pixels, truth: Pixels, pair: Pair) -> dict[str, float]:
         try:
             values = {key: compare(picture, truth) for key, compare in self._compare.items()}
-        except ValueError as exc:
-            raise DataError(f"it cannot be measured: {exc}") from exc
+        except (ValueError, RuntimeError, MemoryError) as exc:
+            raise DataError(f"it cannot be measured: {_line(exc)}") from exc
         if self._wanted.sequences:
             flicker = self._flicker.setdefault(name, Flicker())
             found = flicker(picture, truth, sequence(pair), pair.frame)
@@ -231,6 +232,18 @@ class Evaluation:
     def close(self) -> None:
         """Close all upscalers."""
         self._open.close()
+
+
+def _check_device(name: str) -> None:
+    """Raise EvaluationError if PyTorch has no such device here."""
+    if name == "cpu":
+        return
+    try:
+        import torch
+
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, ModuleNotFoundError) as exc:
+        raise EvaluationError(f"--device {name} cannot be used here: {_line(exc)}") from exc
 
 
 def run(
@@ -406,6 +419,8 @@ def _evaluate(options: argparse.Namespace, words: Sequence[str]) -> int:
             raise EvaluationError(f"cannot write {path}: there is no such folder")
     if options.mlflow and find_spec("mlflow") is None:
         raise EvaluationError(f"--mlflow needs mlflow: {INSTALL_TRAIN}")
+    if options.brisque_svm is not None and not options.srgd_compatible:
+        raise EvaluationError("--brisque-svm is for --srgd-compatible; give that too")
     names = Wanted.__dataclass_fields__
     wanted = Wanted(**{name: getattr(options, name) for name in names})
     pairs, problems, facts = pairs_of(options)

@@ -344,6 +344,9 @@ def test_mlflow_that_fails_leaves_the_results(
         (["--scale", "2", "--metrics", "psnr"], "HR is 4 times as large as LR"),
         (["--metrics", "psnr", "--crop", "200"], "a crop of 200 leaves nothing of 224x192"),
         (["--csv", "/no/such/folder/x.csv"], "no such folder"),
+        (["--device", "nosuch"], "--device nosuch cannot be used here"),
+        (["--device", "cuda:99", "--metrics", "psnr"], "--device cuda:99 cannot be used here"),
+        (["--brisque-svm", "x"], "--brisque-svm is for --srgd-compatible"),
     ],
 )
 def test_slips_give_one_line_and_2(
