@@ -82,7 +82,7 @@ def parse_svm(text: str, name: str) -> Svr:
         MetricUnavailable: it is no epsilon-SVR with a radial kernel over 36 features.
     """
     head, found, body = text.partition("\nSV\n")
-    fields = dict(line.split(maxsplit=1) for line in head.splitlines() if " " in line)
+    fields = {key: value for key, _, value in (n.partition(" ") for n in head.splitlines())}
     lines = body.splitlines()
     try:
         if not found or fields["svm_type"] != "epsilon_svr" or fields["kernel_type"] != "rbf":

