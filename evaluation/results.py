@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,10 +229,84 @@ def read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise EvaluationError(f"cannot read the result {path}: {exc}") from exc
-    needed = ("metrics", "results", "paired", "per_image", "scale", "lr_size", "definitions")
-    if not isinstance(found, dict) or not all(key in found for key in needed):
-        raise EvaluationError(f"{path} is no result of evaluation.evaluate --json")
-    unknown = [name for name in found["metrics"] if name != FLICKER.name and name not in METRICS]
-    if unknown:
-        raise EvaluationError(f"{path} has the unknown metric {unknown[0]!r}")
-    return found
+    problem = _wrong(found)
+    if problem:
+        raise EvaluationError(f"{path} is no result of evaluation.evaluate --json: {problem}")
+    return dict(found)
+
+
+#: What a result needs beside its rows, and of which type.
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "metrics": list, "definitions": dict, "machine": dict, "problems": list, "scale": int,
+    "crop": int, "seed": int, "frames": int, "sequences": int, "lr_size": str, "hr_size": str,
+    "lr": str, "hr": str, "command": str,
+}  # fmt: skip
+
+
+def _wrong(found: Any) -> str:
+    """Say what is wrong with a result; "" if nothing is."""
+    if not isinstance(found, dict):
+        return "it is no object"
+    for key, kind in _TYPES.items():
+        if not isinstance(found.get(key), kind):
+            return f"{key} is {_short(found.get(key))}"
+    for name in found["metrics"]:
+        if not isinstance(name, str) or (name != FLICKER.name and name not in METRICS):
+            return f"the unknown metric {_short(name)}"
+    for key, check in (("results", _row), ("paired", _pair), ("per_image", _image)):
+        rows = found.get(key)
+        if not isinstance(rows, list):
+            return f"{key} is {_short(rows)}"
+        bad = next((row for row in rows if not check(row, found["metrics"])), None)
+        if bad is not None:
+            return f"{key} holds {_short(bad)}"
+    return ""
+
+
+def _short(value: object) -> str:
+    return repr(value)[:80]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _span(value: object) -> bool:
+    return value is None or (
+        isinstance(value, list) and len(value) == 2 and all(map(_number, value))
+    )
+
+
+def _row(row: Any, names: Sequence[str]) -> bool:
+    if not (isinstance(row, dict) and isinstance(row.get("model"), str)):
+        return False
+    if row.get("status") != "ok":
+        return row.get("status") in ("failed", "skipped") and isinstance(row.get("reason"), str)
+    intervals = row.get("ci95")
+    return (
+        row.get("kind") in ("baseline", "shader", "net")
+        and _number(row.get("n"))
+        and all(_number(row[name]) for name in names if name in row)
+        and isinstance(intervals, dict)
+        and all(map(_span, intervals.values()))
+    )
+
+
+def _pair(pair: Any, names: Sequence[str]) -> bool:
+    return (
+        isinstance(pair, dict)
+        and all(isinstance(pair.get(key), str) for key in ("model", "against", "verdict"))
+        and pair.get("metric") in names
+        and _number(pair.get("difference"))
+        and "p" in pair
+        and (pair["p"] is None or _number(pair["p"]))
+        and _span(pair.get("ci95"))
+    )
+
+
+def _image(image: Any, names: Sequence[str]) -> bool:
+    return (
+        isinstance(image, dict)
+        and all(isinstance(image.get(key), str) for key in ("model", "name"))
+        and all(_number(image[name]) for name in names if name in image)
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -21,6 +22,7 @@ import cv2
 from engines.errors import EngineError
 from evaluation import results, upscale
 from evaluation.baselines import BASELINES
+from evaluation.metrics import FLICKER, METRICS
 from evaluation.metrics.errors import EvaluationError
 from evaluation.report import crops, pareto, seed
 from overlay.errors import OverlayError
@@ -47,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("results", type=Path, nargs="+", metavar="RESULT", help="of evaluation.evaluate --json")
     add("--latency", type=Path, nargs="*", default=(), metavar="BENCH", help="of overlay bench")
     add("--out", type=Path, required=True, metavar="DIR", help="folder, made if it is not there")
-    add("--metric", default="psnr", help="of the Pareto diagrams (default: psnr)")
+    add(
+        "--metric",
+        choices=(*METRICS, FLICKER.name),
+        default="psnr",
+        help="of the Pareto diagrams (default: psnr)",
+    )
     add("--frames", type=int, default=2, metavar="N", help="of which crops are made (default: 2)")
     options = parser.parse_args(arguments)
     try:
@@ -109,7 +116,9 @@ def latency_rows(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text("utf-8"))["rows"]
         good = [row for row in rows if all(key in row for key in needed)]
         for row in good:
-            float(row["whole"]["ms"]["p50"]), float(row["upscale"]["ms"]["p50"])
+            for part in ("whole", "upscale"):
+                if not 0 < float(row[part]["ms"]["p50"]) < math.inf:
+                    raise ValueError(f"{part} of {row['model']} took {row[part]['ms']['p50']} ms")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise EvaluationError(f"{path} is no result of overlay bench --json: {exc}") from exc
     return good

@@ -163,3 +163,42 @@ def test_other_files_are_refused(
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(EvaluationError, match="no result of overlay bench"):
         report.latency_rows(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("results", None, "results is None"),
+        ("results", ["a"], "results holds 'a'"),
+        ("results", [{"model": "m", "status": "ok", "kind": "<b>"}], "results holds {'model'"),
+        ("results", [{"model": "m", "status": "gone"}], "results holds"),
+        ("metrics", [[1]], r"the unknown metric \[1\]"),
+        ("metrics", ["niqe"], "the unknown metric 'niqe'"),
+        ("paired", [{"model": "m", "against": "n", "metric": "psnr"}], "paired holds"),
+        ("per_image", [{"model": "m", "name": "f", "psnr": "30"}], "per_image holds"),
+        ("crop", None, "crop is None"),
+        ("machine", 3, "machine is 3"),
+    ],
+)
+def test_a_result_with_other_things_in_it_is_refused(
+    result: Path, key: str, value: object, said: str
+) -> None:
+    assert results.read(result)
+    result.write_text(json.dumps(json.loads(result.read_text()) | {key: value}))
+    with pytest.raises(EvaluationError, match=f"made.json is no result of .*: {said}"):
+        results.read(result)
+
+
+@pytest.mark.parametrize("ms", [0, -1, float("nan"), float("inf"), None])
+def test_latencies_that_are_none_are_refused(ms: float | None, tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps({"rows": [bench_row("cv2", "bicubic", ms)]}))  # type: ignore[arg-type]
+    with pytest.raises(EvaluationError, match="no result of overlay bench"):
+        report.latency_rows(file)
+
+
+def test_only_known_metrics_are_drawn(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        report.main([str(result), "--metric", "niqe", "--out", str(result.parent)])
+    assert caught.value.code == 2
+    assert "invalid choice: 'niqe'" in capsys.readouterr().err
