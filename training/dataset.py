@@ -43,6 +43,8 @@ SIZES = {270: (480, 270), 360: (640, 360), 540: (960, 540), 1080: (1920, 1080)}
 #: Larger pictures are refused before they are decoded, and larger files before they are read.
 MAX_SIDE = 8192
 MAX_BYTES = 256 << 20
+#: Longer lines of a manifest are not parsed.
+MAX_LINE = 1 << 20
 #: By how many HR pixels a sequence's median shift may differ from the one in the manifest, or from
 #: none. Single frames with repeating texture read up to 0.7 though they are fine.
 MAX_SHIFT = 0.5
@@ -117,7 +119,7 @@ def read_png(path: Path) -> Pixels:
     Raises:
         DataError: it cannot be read, is truncated or damaged, too large, or no such PNG.
     """
-    return decode_png(_bytes(path), path)
+    return decode_png(file_bytes(path), path)
 
 
 def decode_png(data: bytes, path: Path) -> Pixels:
@@ -155,7 +157,12 @@ def png_header(path: Path) -> Header:
     return header
 
 
-def _bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """Read a file of at most `MAX_BYTES`.
+
+    Raises:
+        DataError: it cannot be read, or is larger.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than {MAX_BYTES >> 20} MiB: no game frame")
@@ -223,6 +230,7 @@ def find_pairs(
     """
     folder, twins = _folders(root, kind, split, low, high)
     known, problems = _manifest(root / kind)
+    sources = _sources(root, kind)
     leaks = _leaks(root)
     reported = set()
     pairs = []
@@ -241,6 +249,8 @@ def find_pairs(
         what = what or _against_manifest(name, split, known)
         if not what:
             what = _wrong(low_path, SIZES[low]) or _wrong(high_path, SIZES[high])
+        if not what and kind == "DownscaleData":
+            what = _other_source((known or {}).get(name, {}), sources.get(name, {}), high_path)
         if what or parts is None:
             problems.append(Problem(name, low_path, what))
         else:
@@ -357,29 +367,46 @@ def read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Problem
     path = folder / "manifest.jsonl"
     frames: dict[str, dict[str, Any]] = {}
     problems = []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                frame = _object(line)
-                if frame is not None:
-                    frames[frame["name"]] = frame
-                elif line.strip():
-                    what = f"line {number} is no JSON object with a name; remove it"
-                    problems.append(Problem("manifest.jsonl", path, what))
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+    for number, frame in json_lines(path):
+        name = (frame or {}).get("name")
+        if frame is not None and isinstance(name, str) and name.isprintable():
+            frames[name] = frame
+        else:
+            what = f"line {number} is no JSON object with a name; remove it"
+            problems.append(Problem("manifest.jsonl", path, what))
     return frames, problems
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Give (number, object) of each line that is not empty; none if there is no file.
+
+    None stands for what is no JSON object, or longer than `MAX_LINE`.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    number = 0
     try:
-        found = json.loads(line)
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                number += 1
+                rest = line
+                while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
+                    rest = file.readline(MAX_LINE)
+                if line.strip():
+                    yield number, _object(line) if rest is line else None
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    is_frame = isinstance(found, dict) and isinstance(found.get("name"), str)
-    return found if is_frame else None
+    return found if isinstance(found, dict) else None
 
 
 def _manifest(folder: Path) -> tuple[dict[str, dict[str, Any]] | None, list[Problem]]:
@@ -397,6 +424,25 @@ def _against_manifest(name: str, split: str, known: Mapping[str, Mapping[str, An
     if said != split:
         return f"lies in {split}, and belongs into {said!r} by manifest.jsonl; move it"
     return ""
+
+
+def _sources(root: Path, kind: str) -> dict[str, dict[str, Any]]:
+    """Read the manifest of what DownscaleData was degraded from."""
+    return read_manifest(root / "GameEngineData")[0] if kind == "DownscaleData" else {}
+
+
+def _sums(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    sums = entry.get("sha256")
+    return sums if isinstance(sums, dict) else {}
+
+
+def _other_source(entry: Mapping[str, Any], source: Mapping[str, Any], high: Path) -> str:
+    """Say if LR was degraded from another picture than HR is now, by the manifests' checksums."""
+    beside = high.parents[2].name == "DownscaleData"
+    now, then = _sums(entry if beside else source).get("1080p"), entry.get("source_sha256")
+    if not isinstance(now, str) or not isinstance(then, str) or now == then:
+        return ""
+    return f"was degraded from another picture than {high} is now; degrade it again"
 
 
 def _leaks(root: Path) -> dict[tuple[str, str], list[str]]:
@@ -435,13 +481,15 @@ def check(root: Path, kind: str, *, thorough: bool) -> list[Problem]:
     if kind == "DownscaleData":
         heights = sorted({*heights, 1080})
     known, problems = _manifest(folder)
+    sources = _sources(root, kind)
     problems += [_leak(sequence, found, folder) for sequence, found in sorted(_leaks(root).items())]
     seen: set[str] = set()
     for split in SPLITS:
         names = set().union(*(_names(p) for h in heights if (p := _at(folder, h, split)).is_dir()))
         seen |= names
         for name in sorted(names):
-            problems += _check_frame(folder, split, name, heights, known, thorough=thorough)
+            source = sources.get(name, {})
+            problems += _check_frame(folder, split, name, heights, known, source, thorough=thorough)
     for name in sorted(set(known or ()) - seen):
         problems.append(
             Problem(name, folder, "is in manifest.jsonl, and has no file; collect again")
@@ -461,19 +509,24 @@ def _check_frame(
     name: str,
     heights: Sequence[int],
     known: Mapping[str, Mapping[str, Any]] | None,
+    source: Mapping[str, Any],
     *,
     thorough: bool,
 ) -> Iterator[Problem]:
-    """Check the files of one frame at all sizes."""
+    """Check the files of one frame at all sizes; `source` is its entry in GameEngineData's."""
     first = _at(folder, heights[0], split) / f"{name}.png"
     what = _BAD_NAME if frame_parts(name) is None else _against_manifest(name, split, known)
     if what:
         yield Problem(name, first, what)
         return
-    sums = (known or {}).get(name, {}).get("sha256")
-    sums = sums if isinstance(sums, dict) else {}
+    entry = (known or {}).get(name, {})
+    sums = _sums(entry)
+    if folder.name == "DownscaleData" and "source_sha256" in entry:
+        sums = {**sums, "1080p": entry["source_sha256"]}
     for path, height in _files(folder, split, name, heights, sums):
         what = _wrong(path, SIZES[height])
+        if not what and height == 1080 and folder.name == "DownscaleData":
+            what = _other_source(entry, source, path)
         if not what and thorough:
             what = _damage(path, sums.get(path.parents[1].name))
         if what:
@@ -503,7 +556,7 @@ def _files(
 
 def _damage(path: Path, expected: object) -> str:
     try:
-        data = _bytes(path)
+        data = file_bytes(path)
         found = hashlib.sha256(data).hexdigest()
         if isinstance(expected, str) and found != expected:
             return (
@@ -570,7 +623,7 @@ def _recorded_shift(entry: Mapping[str, Any], low: int) -> tuple[float, float]:
     """Read a sequence's shift at collecting from a frame's entry; zeros where there is none."""
     try:
         right, down = map(float, entry["alignment"][f"{low}p->1080p"]["shift_px"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 0.0, 0.0
     believed = max(abs(right), abs(down)) <= _MOST_RECORDED
     return (right, down) if believed else (0.0, 0.0)

@@ -125,6 +125,26 @@ def test_downscaled_frames_find_their_source(root: Path) -> None:
         find_pairs(root, "DownscaleData", low=270, high=540)
 
 
+def test_frames_of_another_source_are_not_paired(root: Path) -> None:
+    """HR was collected anew since LR was degraded from it."""
+    folder = root / "DownscaleData"
+    (folder / "270p" / "train").mkdir(parents=True)
+    lines = []
+    for name, high in ((ALL[0], ALL[0]), (ALL[3], ALL[0])):
+        (folder / "270p" / "train" / f"{name}.png").write_bytes(low(root, name).read_bytes())
+        digest = hashlib.sha256(low(root, high, 1080).read_bytes()).hexdigest()
+        lines.append(json.dumps({"name": name, "source_sha256": digest}) + "\n")
+    (folder / "manifest.jsonl").write_text("".join(lines))
+    pairs, problems = find_pairs(root, "DownscaleData", low=270, high=1080)
+    assert [pair.name for pair in pairs] == [ALL[0]]
+    assert [(p.name, "from another picture" in p.what) for p in problems] == [(ALL[3], True)]
+    assert [p.name for p in check(root, "DownscaleData", thorough=False)] == [ALL[3]]
+    (root / "GameEngineData" / "manifest.jsonl").unlink()  # nothing is known of the source
+    assert check(root, "DownscaleData", thorough=False) == []
+    (problem,) = check(root, "DownscaleData", thorough=True)
+    assert (problem.name, "sha256" in problem.what) == (ALL[3], True)
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
