@@ -91,7 +91,7 @@ def judge(frames: Mapping[int, Mapping[str, Path]], limits: Limits | None = None
         try:
             pictures = {folder: read_png(path) for folder, path in frames[number].items()}
         except DataError as exc:
-            verdict.left_out[number] = str(exc)
+            verdict.left_out[number] = _without_places(str(exc), frames[number])
             continue
         if flat := _flat(pictures, limits):
             verdict.left_out[number] = flat
@@ -114,6 +114,13 @@ def judge(frames: Mapping[int, Mapping[str, Path]], limits: Limits | None = None
         figures["psnr_db"] = round(float(np.median(values)), 2)
     verdict.reason = "; ".join([*late, *_beyond(verdict.figures, limits)])
     return verdict
+
+
+def _without_places(message: str, files: Mapping[str, Path]) -> str:
+    """Name files by their folder alone: a manifest is passed on, and the same on any machine."""
+    for folder, path in files.items():
+        message = message.replace(str(path), folder)
+    return message
 
 
 def pairs_of(folders: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -190,12 +197,15 @@ def _measure(frames: list[Mapping[str, Path]]) -> dict[str, dict[str, Any]]:
                 value = method(read_png(files[low]), read_png(files[high]))
                 found.setdefault(pair, {}).setdefault(key, []).append(value)
     return {
-        pair: {
-            key: [round(float(value), 3) for value in np.median(values, axis=0)]
-            for key, values in keys.items()
-        }
+        pair: {key: [round(value, 3) for value in _median(values)] for key, values in keys.items()}
         for pair, keys in found.items()
     }
+
+
+def _median(values: list[tuple[float, float]]) -> list[float]:
+    """Median in both directions of the frames that could be measured; [] if none could."""
+    finite = [value for value in values if np.isfinite(value).all()]
+    return [float(value) for value in np.median(finite, axis=0)] if finite else []
 
 
 def whole_shift(low: Pixels, high: Pixels) -> tuple[float, float]:
@@ -247,6 +257,9 @@ def _beyond(figures: Mapping[str, Mapping[str, Any]], limits: Limits) -> Iterato
     """Say which figures are beyond the limits."""
     for pair, found in figures.items():
         for key in ("whole_px", "fit_px", "shift_px"):
+            if not found[key]:
+                yield f"{pair} have too little detail to be aligned by"
+                continue
             (right, down), most = found[key], getattr(limits, key)
             if max(abs(right), abs(down)) > most:
                 there = f"{right:+g} right, {down:+g} down"
