@@ -36,6 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     except DataError as exc:
         sys.stderr.write(f"overlay data: error: {exc}\n")
         return exc.exit_code
+    except OSError as exc:  # a full disk, no permission, a closed pipe
+        where = f"{exc.filename}: " if exc.filename else ""
+        sys.stderr.write(f"overlay data: error: {where}{exc.strerror or exc}\n")
+        return 1
     return code
 
 

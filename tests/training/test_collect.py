@@ -16,7 +16,7 @@ import pytest
 from training import cli
 from training.collect import RUNNERS, open_runner
 from training.collect.align import Limits
-from training.collect.collect import SMALL, Outcome, Task, collect, tasks_of
+from training.collect.collect import SMALL, Outcome, Task, collect, summary, tasks_of
 from training.collect.freedoom import moved
 from training.collect.raycaster import Raycaster, Scene
 from training.collect.runner import CollectError, Episode, Frame, Runner, Size
@@ -115,7 +115,7 @@ def test_a_failed_game_leaves_nothing_behind(tmp_path: Path) -> None:
     outcome = run(tmp_path, Fake(fails_at=1))
     assert (outcome.what, outcome.reason) == ("failed", "the game crashed")
     assert files(tmp_path) == []
-    assert list((tmp_path / "GameEngineData").iterdir()) == []
+    assert [p.name for p in (tmp_path / "GameEngineData").iterdir()] == [".fake_one.lock"]
     assert run(tmp_path, Fake()).what == "kept"
 
 
@@ -125,6 +125,85 @@ def test_files_of_a_killed_run_are_replaced(tmp_path: Path) -> None:
     stray.write_bytes(b"half a picture")
     run(tmp_path, Fake())
     assert not stray.exists()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from training.collect import store
+real, count = os.replace, iter(range(99))
+def replace(source, target):
+    if next(count) == int(sys.argv[2]):
+        os._exit(9)
+    real(source, target)
+from tests.training.test_collect import Fake, run
+run(Path(sys.argv[1]), Fake(), 2)
+os.replace = replace
+run(Path(sys.argv[1]), Fake(), 3)
+"""
+
+
+def test_a_killed_run_lists_nothing_that_is_not_whole(tmp_path: Path) -> None:
+    """Killed while it puts a longer sequence in the place of a shorter one."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path), "3"]
+    here = Path(__file__).parents[2]
+    assert subprocess.run(command, cwd=here, check=False).returncode == 9
+    assert files(tmp_path) != []
+    assert read_manifest(tmp_path / "GameEngineData")[0] == {}
+    drafts = list((tmp_path / "GameEngineData").glob(".draft-*"))
+    assert drafts != []
+    assert run(tmp_path, Fake(), 3).what == "kept"
+    assert len(files(tmp_path)) == 6
+    assert not any(draft.exists() for draft in drafts)
+
+
+def test_two_do_not_make_the_same_sequence(tmp_path: Path) -> None:
+    (episode,) = Fake().episodes()
+    with Store(tmp_path).draft(episode) as draft:
+        outcome = run(tmp_path, Fake())
+        assert (outcome.what, outcome.frames) == ("failed", 0)
+        assert "another process is collecting fake_one" in outcome.reason
+        assert draft.folder.is_dir()
+    assert run(tmp_path, Fake()).what == "kept"
+
+
+def test_a_game_that_draws_nothing_failed(tmp_path: Path) -> None:
+    class Dark(Fake):
+        def render(self, episode: Episode, size: Size) -> Generator[Frame]:
+            yield from ()
+
+    outcome = run(tmp_path, Dark())
+    assert (outcome.what, outcome.reason) == ("failed", "fake drew no frame of one")
+    assert run(tmp_path, Fake(), 1).what == "kept"  # not noted as dropped
+
+
+def test_absurd_lines_of_a_manifest_do_no_harm(tmp_path: Path) -> None:
+    folder = tmp_path / "GameEngineData"
+    folder.mkdir()
+    lines = [
+        "[" * 100_000,
+        '{"name": "fake_one_0000", "game": "fake", "episode": "one", "sha256": 3}',
+        '{"name": "x", "game": ["a"], "note": "\\ud800"}',
+        '{"name": "\\u001b[31m"}',
+        '{"name": "y", "note": "' + "y" * (1 << 20) + '"}',
+    ]
+    for name in ("manifest.jsonl", "dropped.jsonl"):
+        (folder / name).write_text("\n".join(lines))
+    frames, problems = read_manifest(folder)
+    assert sorted(frames) == ["fake_one_0000", "x"]
+    assert [problem.what.split()[1] for problem in problems] == ["1", "4", "5"]
+    store = Store(tmp_path)
+    (episode,) = Fake().episodes(1)
+    assert not store.complete(episode)
+    store.drop(episode, "no reason", {})
+    assert summary(store) == "['a'] ?: 1 frames"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").write_text("a file")
+    command = ["collect", "--games", "raycaster", "--out", str(tmp_path / "data")]
+    assert cli.main(command) == 1
+    assert "overlay data: error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
+import sys
 import tarfile
 import zlib
 from functools import cache
@@ -62,6 +64,33 @@ def test_shifted_copies_are_dropped(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(command) == 1
     assert "shifted by +3 right" in capsys.readouterr().out
     assert not list((tmp_path / "GameEngineData").rglob("*.png"))
+
+
+def test_a_folder_that_changed_is_taken_in_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "shots", tmp_path / "data"
+    save(tmp_path / "b.png", picture(2))
+    save(source / "a.png", picture(1))
+    command = ["from-folder", str(source), "--out", str(out), "--frames"]
+    assert cli.main([*command, "2"]) == 0
+    if sys.platform == "win32":  # where symbolic links need a right
+        shutil.copyfile(tmp_path / "b.png", source / "b.png")
+    else:
+        (source / "b.png").symlink_to("../b.png")
+    assert cli.main([*command, "1"]) == 0
+    assert "there, 1 frames" in capsys.readouterr().out
+    assert cli.main([*command, "2"]) == 0
+    folder = out / "DownscaleData/1080p/train"
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        "own_shots_0000.png",
+        "own_shots_0001.png",
+    ]
+    assert not (folder / "own_shots_0001.png").is_symlink()
+    assert (read_png(folder / "own_shots_0001.png") == picture(2)).all()
+    with pytest.raises(SystemExit):
+        cli.main([*command, "0"])
+    assert "'0' is no number above 0" in capsys.readouterr().err
 
 
 def test_high_resolution_alone_waits_for_degrade(
@@ -131,7 +160,7 @@ def test_every_nth_frame_of_a_video(tmp_path: Path) -> None:
         assert cv2.PSNR(read_png(file), pictures[number]) > 25
 
 
-def test_srgd_is_taken_in_by_project(tmp_path: Path) -> None:
+def test_srgd_is_taken_in_by_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both of its layouts; its frames of one shot are in both splits, here a project is in one."""
     source, out = tmp_path / "srgd", tmp_path / "data"
     for number, split in enumerate(("train", "val", "train")):
@@ -142,13 +171,20 @@ def test_srgd_is_taken_in_by_project(tmp_path: Path) -> None:
         archive = source / f"data/GameEngineData/CitySample/train-{height}p.tar.gz"
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive, "w:gz") as tar:
+            text = tarfile.TarInfo("broken.png")
+            text.size = 5
+            tar.addfile(text, io.BytesIO(b"hello"))
             for number in range(2):
                 data = cv2.imencode(".png", picture(number + 7, height))[1].tobytes()
                 for name in (f"x.{number}.png", "../evil.png"):
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+    (source / "GameEngineData/270p/train/SunTemple_shot.0009.png").write_bytes(b"half")
     assert cli.main(["srgd", str(source), "--out", str(out), "--val", "SunTemple"]) == 0
+    said = capsys.readouterr().err
+    assert "SunTemple_shot.0009.png: left out" in said
+    assert "broken.png: left out" in said
     pairs, problems = find_pairs(out, split="val", low=270, high=1080)
     assert not problems
     assert [pair.name for pair in pairs] == [f"suntemple_srgd_{n:04d}" for n in range(3)]

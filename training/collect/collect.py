@@ -99,6 +99,8 @@ def collect(
             return keep_if_good(task, store, draft, facts, runner.limits)
     except CollectError as exc:
         return Outcome(task, "failed", 0, str(exc))
+    except OSError as exc:  # a full disk, no permission
+        return Outcome(task, "failed", 0, f"{exc.filename or store.folder}: {exc.strerror}")
 
 
 def keep_if_good(
@@ -135,6 +137,8 @@ def _draw(runner: Runner, episode: Episode, draft: Draft, drawn: Callable[[int],
                     draft.write(frame.number, folder, picture)
                     folders.add(folder)
                 drawn(1)
+    if not draft.files:
+        raise CollectError(f"{episode.game} drew no frame of {episode.name}")
     draft.keep(number for number, files in draft.files.items() if set(files) == folders)
 
 
@@ -162,7 +166,9 @@ def collect_all(
 
 def summary(store: Store) -> str:
     """Count the frames of each game and split, as text."""
-    counts = Counter((entry["game"], entry["split"]) for entry in store.all_entries())
+    counts = Counter(
+        (str(entry.get("game", "?")), str(entry.get("split", "?"))) for entry in store.all_entries()
+    )
     return "\n".join(f"{game} {split}: {count} frames" for (game, split), count in counts.items())
 
 
@@ -179,8 +185,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--games", default=",".join(RUNNERS), metavar="A,B,…", help="default: %(default)s"
     )
     parser.add_argument("--episodes", default="", metavar="A,B,…", help="default: all")
-    parser.add_argument("--frames", type=_positive, metavar="N", help="of each episode at most")
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="episodes at a time")
+    parser.add_argument("--frames", type=positive, metavar="N", help="of each episode at most")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="episodes at a time")
     parser.add_argument("--retry", action="store_true", help="also what the gate dropped before")
     parser.add_argument(
         "--small", action="store_true", help="a few frames of Freedoom and the ray caster: a trial"
@@ -190,11 +196,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(data_run=run)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+def positive(text: str) -> int:
+    """Read an argument that is a number of things."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -12,12 +12,14 @@ where `overlay data degrade` makes the LR for it.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import sys
 import tarfile
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import cv2
 import numpy as np
 
 from training.collect.align import Limits
-from training.collect.collect import Outcome, Task, keep_if_good, progress_bar
+from training.collect.collect import Outcome, Task, keep_if_good, positive, progress_bar
 from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
 from training.collect.splits import Split
 from training.collect.store import Store
@@ -90,13 +92,17 @@ def take(
             for folder, path in folders.items():
                 draft.link(number, folder, path)
         wanted = max((set(folders) for folders in files.values()), key=len)
+        for number, folders in files.items():
+            if set(folders) != wanted:
+                have, others = (", ".join(sorted(each)) for each in (folders, wanted))
+                sys.stderr.write(f"frame {number}: left out: in {have}, others in {others}\n")
         draft.keep(number for number, folders in files.items() if set(folders) == wanted)
         facts: dict[str, Any] = {"versions": {}, "licence": runner.licence}
         return keep_if_good(task, store, draft, facts, runner.limits)
 
 
-def fitted(picture: Pixels) -> Pixels:
-    """Bring a 16:9 picture of at least 1080 lines to 1920x1080, by area.
+def fitted(picture: Pixels, path: Path) -> Pixels:
+    """Bring a 16:9 picture of at least 1080 lines to 1920x1080, by area; `path` is for messages.
 
     Raises:
         DataError: it is smaller, or of another shape.
@@ -106,7 +112,8 @@ def fitted(picture: Pixels) -> Pixels:
         return picture
     if height < FULL[1] or abs(width * FULL[1] - height * FULL[0]) > FULL[0]:
         raise DataError(
-            f"is {width}x{height}; HR must be 1920x1080, or larger and 16:9: capture at that size"
+            f"{path} is {width}x{height}; HR must be 1920x1080, or larger and 16:9: capture at "
+            "that size"
         )
     return cv2.resize(picture, FULL, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
@@ -125,9 +132,11 @@ def from_folder(source: Path, root: Path, episode: Episode, licence: str) -> Out
         folders = {"1080p": source}
     if "1080p" not in folders or not folders["1080p"].is_dir():
         raise DataError(f"no folder of HR pictures: {folders.get('1080p', source / '1080p')}")
-    names = sorted(path.name for path in folders["1080p"].glob("*.png"))
+    names = sorted(path.name for path in folders["1080p"].glob("*.png"))[: episode.frames]
     if not names:
         raise DataError(f"no PNG in {folders['1080p']}; convert other formats to PNG first")
+    pictures = _fingerprint(path / name for path in folders.values() for name in names)
+    episode = replace(episode, settings=episode.settings | {"pictures": pictures})
     with tempfile.TemporaryDirectory(prefix="from-folder-") as work:
         files: dict[int, dict[str, Path]] = {}
         for number, name in enumerate(names):
@@ -139,6 +148,12 @@ def from_folder(source: Path, root: Path, episode: Episode, licence: str) -> Out
         if not files:
             raise DataError(f"no picture in {source} can be used")
         return take(Given(episode.game, licence), episode, files, root)
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    """Tell whether files are others than before, by names and lengths."""
+    known = [(f"{p.parent.name}/{p.name}", p.stat().st_size) for p in files if p.is_file()]
+    return hashlib.sha256(repr(known).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _checked(found: Mapping[str, Path], work: Path) -> dict[str, Path]:
@@ -153,10 +168,8 @@ def _checked(found: Mapping[str, Path], work: Path) -> dict[str, Path]:
     full = found["1080p"]
     if (png_header(full).width, png_header(full).height) == FULL:
         return dict(found)
-    try:
-        cv2.imwrite(str(work), fitted(read_png(full)), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    except DataError as exc:
-        raise DataError(f"{full} {exc}") from None
+    smaller = fitted(read_png(full), full)
+    cv2.imwrite(str(work), smaller, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return {**found, "1080p": work}
 
 
@@ -176,7 +189,7 @@ def from_video(source: Path, root: Path, episode: Episode, licence: str, every: 
     with store.draft(episode) as draft, progress_bar() as bar:
         for number, picture in enumerate(_video_frames(source, every, episode.frames)):
             draft.ticks[number] = number * every
-            draft.write(number, "1080p", fitted(picture))
+            draft.write(number, "1080p", fitted(picture, source))
             bar.update(1)
         facts: dict[str, Any] = {"versions": {"opencv": cv2.__version__}, "licence": licence}
         return keep_if_good(task, store, draft, facts, Limits())
@@ -249,7 +262,7 @@ def _srgd_local(folder: Path) -> dict[str, dict[str, dict[str, Path]]]:
         for split in _SPLIT_NAMES:
             for path in (folder / f"{height}p" / split).glob("*_*.png"):
                 project, _, frame = path.stem.partition("_")
-                if project and png_header(path)[:2] == SIZES[height]:
+                if project and _fits(path, height):
                     found[project][frame][f"{height}p"] = path
     return {project: dict(frames) for project, frames in found.items()}
 
@@ -262,9 +275,18 @@ def _unpacked(project: Path, work: Path) -> dict[str, dict[str, Path]]:
             archive = project / f"{split}-{height}p.tar.gz"
             if archive.is_file():
                 for path in _members(archive, work / f"{height}p"):
-                    if png_header(path)[:2] == SIZES[height]:
+                    if _fits(path, height):
                         found[path.stem][f"{height}p"] = path
     return dict(found)
+
+
+def _fits(path: Path, height: int) -> bool:
+    """Whether a frame has the size of its folder; what is no frame at all is reported."""
+    try:
+        return png_header(path)[:2] == SIZES[height]
+    except DataError as exc:
+        sys.stderr.write(f"{path.name}: left out: {exc}\n")
+        return False
 
 
 def _members(archive: Path, folder: Path) -> Iterator[Path]:
@@ -279,7 +301,7 @@ def _members(archive: Path, folder: Path) -> Iterator[Path]:
                 assert data is not None
                 (folder / name).write_bytes(data.read())
                 yield folder / name
-    except (tarfile.TarError, EOFError, OSError) as exc:
+    except (tarfile.TarError, EOFError, OSError, ValueError) as exc:  # a name with a zero byte
         raise DataError(f"cannot unpack {archive}: {exc}; download it again") from exc
 
 
@@ -313,13 +335,15 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_common(folder, _run_folder)
     video = commands.add_parser("from-video", help="take in frames of a video of your own")
     video.add_argument("source", type=Path, metavar="FILE", help="a video of 1080 lines or more")
-    video.add_argument("--every", type=int, default=30, metavar="N", help="default: %(default)s")
+    video.add_argument(
+        "--every", type=positive, default=30, metavar="N", help="default: %(default)s"
+    )
     _add_common(video, _run_video)
     srgd = commands.add_parser("srgd", help="take in SRGD, the dataset this project began with")
     srgd.add_argument("source", metavar="DIR|hf", help="a local copy; hf downloads (large!)")
     srgd.add_argument("--projects", default="", metavar="A,B,…", help="to download; default: all")
     srgd.add_argument("--val", default="", metavar="A,B,…", help="projects to validate on")
-    srgd.add_argument("--frames", type=int, metavar="N", help="of each project at most")
+    srgd.add_argument("--frames", type=positive, metavar="N", help="of each project at most")
     srgd.add_argument("--repository", default="epishchik/SRGD", help="default: %(default)s")
     srgd.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="data folder")
     run: Callable[[argparse.Namespace], int] = _run_srgd
@@ -331,7 +355,7 @@ def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespa
     parser.add_argument("--game", default="own", help="name in the files (default: %(default)s)")
     parser.add_argument("--episode", help="name in the files; default: the source's")
     parser.add_argument("--split", default="train", choices=_SPLIT_NAMES)
-    parser.add_argument("--frames", type=int, metavar="N", help="at most")
+    parser.add_argument("--frames", type=positive, metavar="N", help="at most")
     parser.add_argument("--licence", default="unknown: the user's own", help="for the manifest")
     parser.set_defaults(data_run=run)
 
@@ -356,8 +380,6 @@ def _run_folder(arguments: argparse.Namespace) -> int:
 
 
 def _run_video(arguments: argparse.Namespace) -> int:
-    if arguments.every < 1:
-        raise DataError(f"--every {arguments.every}: must be 1 or more")
     episode = _episode(arguments, {"tick": "video frame", "every": arguments.every})
     return _said(
         from_video(arguments.source, arguments.out, episode, arguments.licence, arguments.every)

@@ -5,8 +5,8 @@
     <root>/GameEngineData/dropped.jsonl       one JSON object a sequence that the gate dropped
     <root>/GameEngineData/.draft-…            sequences in the making; of no use to anyone else
 
-A sequence is complete when the manifest lists it; files without an entry are of a run that was
-killed, and are replaced by the next.
+A sequence is complete when the manifest lists it; files without an entry, and drafts, are of a run
+that was killed, and are replaced by the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from training.collect.runner import CollectError, Episode, Pixels
-from training.dataset import read_manifest
+from training.dataset import json_lines, read_manifest
 
 
 def frame_name(episode: Episode, number: int) -> str:
@@ -68,11 +67,11 @@ class Draft:
         path = self.folder / folder / f"{number:04d}.png"
         path.parent.mkdir(exist_ok=True)
         try:
-            os.link(png, path)
+            os.link(png.resolve(), path)  # not a symbolic link itself
         except OSError:
             shutil.copyfile(png, path)
         self.files.setdefault(number, {})[folder] = path
-        self.sums.setdefault(number, {})[folder] = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sums.setdefault(number, {})[folder] = _sha256(path)
 
     def keep(self, numbers: Iterable[int]) -> None:
         """Forget all other frames."""
@@ -83,7 +82,7 @@ class Draft:
 class Store:
     """The GameEngineData (or DownscaleData) folder of a data root.
 
-    Safe for several threads and processes, as long as no two make the same sequence.
+    Safe for several threads and processes; no two make the same sequence.
     """
 
     def __init__(self, root: Path, kind: str = "GameEngineData") -> None:
@@ -94,10 +93,26 @@ class Store:
 
     @contextmanager
     def draft(self, episode: Episode) -> Iterator[Draft]:
-        """Give a place for a sequence's frames that is gone after the block."""
-        prefix = f".draft-{episode.game}-{episode.name}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder) as name:
-            yield Draft(Path(name))
+        """Give a place for a sequence's frames that is gone after the block.
+
+        Raises:
+            CollectError: another thread or process is making this sequence.
+        """
+        name = f"{episode.game}_{episode.name}"
+        folder = self.folder / f".draft-{name}"
+        try:
+            lock = FileLock(self.folder / f".{name}.lock", timeout=0).acquire()
+        except Timeout:
+            raise CollectError(
+                f"another process is collecting {name}; run this again when it is done"
+            ) from None
+        with lock:
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+            folder.mkdir()
+            try:
+                yield Draft(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def entries(self, episode: Episode) -> list[dict[str, Any]]:
         """Read a sequence's manifest entries, in the order of their frames."""
@@ -111,7 +126,7 @@ class Store:
         """Say why this very sequence was dropped before; "" if it was not."""
         for line in _lines(self._dropped):
             if _is_of(line, episode) and _same(line, episode):
-                return str(line["reason"])
+                return str(line.get("reason", "for no stated reason"))
         return ""
 
     def complete(self, episode: Episode) -> bool:
@@ -122,16 +137,16 @@ class Store:
         )
 
     def _whole(self, entry: Mapping[str, Any]) -> bool:
-        for folder, expected in entry["sha256"].items():
-            try:
-                found = hashlib.sha256(
-                    self.path(folder, entry["split"], entry["name"]).read_bytes()
-                )
-            except OSError:
-                return False
-            if found.hexdigest() != expected:
-                return False
-        return True
+        sums = entry.get("sha256")
+        if not isinstance(sums, dict) or not sums:
+            return False
+        try:
+            return all(
+                _sha256(self.path(folder, entry["split"], entry["name"])) == expected
+                for folder, expected in sums.items()
+            )
+        except (OSError, ValueError):  # ValueError: no such path can be
+            return False
 
     def path(self, folder: str, split: str, name: str) -> Path:
         """Give the place of a frame's file."""
@@ -145,6 +160,7 @@ class Store:
         """
         entries = []
         with self._locked():
+            self._rewrite(self._manifest, episode, [])
             self._forget(episode)
             for number, files in draft.files.items():
                 name = frame_name(episode, number)
@@ -161,8 +177,8 @@ class Store:
     def drop(self, episode: Episode, reason: str, facts: Mapping[str, Any]) -> None:
         """Note why a sequence is not there; what was there of it before goes."""
         with self._locked():
-            self._forget(episode)
             self._rewrite(self._manifest, episode, [])
+            self._forget(episode)
             self._rewrite(
                 self._dropped, episode, [_described(episode) | {"reason": reason} | dict(facts)]
             )
@@ -183,7 +199,7 @@ class Store:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in [*kept, *entries])
         draft = path.with_name(f".{path.name}.part")
         try:
-            draft.write_text(text, encoding="utf-8")
+            draft.write_text(text, encoding="utf-8", errors="replace")
             os.replace(draft, path)
         except OSError as exc:
             draft.unlink(missing_ok=True)
@@ -210,22 +226,15 @@ def _is_of(line: Mapping[str, Any], episode: Episode) -> bool:
 def _same(line: Mapping[str, Any], episode: Episode) -> bool:
     """Tell whether an entry's sequence was made as this episode would be, with no fewer frames."""
     had, wanted = line.get("asked"), episode.frames
-    enough = had is None or (wanted is not None and wanted <= had)
+    enough = had is None or (wanted is not None and isinstance(had, int) and wanted <= had)
     now = _described(episode)
     return enough and all(line.get(key) == now[key] for key in ("split", "map", "seed", "settings"))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            found = []
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue
-                if isinstance(line, dict):
-                    found.append(line)
-            return found
-    except FileNotFoundError:
-        return []
+    return [line for _, line in json_lines(path) if line is not None]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
