@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -105,7 +106,8 @@ def test_a_killed_run_goes_on(made: Path, source: Path, tmp_path: Path) -> None:
     manifest.write_text(lines[0] + lines[1] + lines[2][:50])  # killed while it wrote the third
     damaged = tmp_path / "DownscaleData" / "270p" / "train" / f"{NAMES[1]}.png"
     damaged.write_bytes(b"half a file")
-    damaged.with_name(".draft-abc").write_bytes(b"less")
+    for folder in (damaged.parent, manifest.parent, manifest.parent / "1080p" / "train"):
+        (folder / ".draft-abc").write_bytes(b"less")
     written, problems = degrade(tmp_path, "srgd-270p", 270, seed=4, source=source)
     assert written == 2
     assert [problem.name for problem in problems] == ["manifest.jsonl"]
@@ -160,6 +162,31 @@ def test_bad_sources_are_reported_and_left_out(source: Path, tmp_path: Path) -> 
     assert not (tmp_path / "DownscaleData" / "1080p").exists()
     pairs, _ = find_pairs(tmp_path, "DownscaleData", low=270, high=1080)
     assert [pair.high for pair in pairs] == [folder / f"{NAMES[0]}.png"]
+
+
+def test_another_truth_as_source_is_kept_beside(source: Path, tmp_path: Path) -> None:
+    for folder, number in (("1080p", 0), ("1080p-for-540p", 1)):
+        target = tmp_path / "GameEngineData" / folder / "train" / f"{NAMES[0]}.png"
+        target.parent.mkdir(parents=True)
+        target.write_bytes((source / "train" / f"{NAMES[number]}.png").read_bytes())
+    other = target.parents[1]
+    assert degrade(tmp_path, "render", 540, source=other) == (1, [])
+    (pair,), problems = find_pairs(tmp_path, "DownscaleData", low=540, high=1080)
+    assert problems == []
+    assert pair.high.read_bytes() == target.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a right there")
+def test_a_source_behind_a_symbolic_link(source: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given" / "val"
+    given.mkdir(parents=True)
+    name = f"{NAMES[2]}.png"
+    (tmp_path / name).write_bytes((source / "val" / name).read_bytes())
+    (given / name).symlink_to(f"../../{name}")
+    assert degrade(tmp_path / "data", "render", 540, source=given.parent) == (1, [])
+    linked = tmp_path / "data" / "DownscaleData" / "1080p" / "val" / name
+    assert not linked.is_symlink()
+    assert linked.read_bytes() == (source / "val" / name).read_bytes()
 
 
 def test_what_cannot_start(source: Path, tmp_path: Path) -> None:

@@ -29,7 +29,16 @@ from typing import Any
 import cv2
 from filelock import FileLock, Timeout
 
-from training.dataset import KINDS, SIZES, SPLITS, Problem, decode_png, frame_parts, read_manifest
+from training.dataset import (
+    KINDS,
+    SIZES,
+    SPLITS,
+    Problem,
+    decode_png,
+    file_bytes,
+    frame_parts,
+    read_manifest,
+)
 from training.degrade.presets import draw, generator
 from training.degrade.steps import apply, from_bytes, rounded
 from training.errors import DataError
@@ -104,15 +113,18 @@ def degrade(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            for draft in folder.glob(f"{low}p/*/.draft-*"):  # of a run that was killed
-                draft.unlink()
+            for draft in (*folder.glob("*p/*/.draft-*"), *folder.glob(".draft-*")):
+                if draft.is_file():  # of a run that was killed
+                    draft.unlink()
             known, problems = read_manifest(folder)
             entries = {n: e for f in folders for n, e in read_manifest(f.parent)[0].items()}
             tasks = [Task(path.stem, split, path, folder / f"{low}p" / split / path.name,
                           preset, low, seed) for split, path in found]  # fmt: skip
             todo = [task for task in tasks if not _is_done(task, known.get(task.name, {}))]
             written = 0
-            with (folder / "manifest.jsonl").open("a", encoding="utf-8") as manifest:
+            with (folder / "manifest.jsonl").open(
+                "a", encoding="utf-8", errors="replace"
+            ) as manifest:
                 for done, made in enumerate(_all_made(todo, jobs), 1 + len(tasks) - len(todo)):
                     if made.problem:
                         problems.append(made.problem)
@@ -133,14 +145,14 @@ def degrade(
 def make(task: Task) -> Made:
     """Degrade one frame and write it; the file is complete or not there."""
     try:
-        data = task.source.read_bytes()
+        data = file_bytes(task.source)
         picture = decode_png(data, task.source)
         if (picture.shape[1], picture.shape[0]) != SIZES[1080]:
             shape = f"{picture.shape[1]}x{picture.shape[0]}"
             raise DataError(f"{task.source} is {shape}, must be 1920x1080")
         if frame_parts(task.name) is None:
             raise DataError("is not named {game}_{episode}_{frame}.png; rename it")
-    except (DataError, OSError) as exc:
+    except DataError as exc:
         return Made(task, {}, "", "", Problem(task.name, task.source, str(exc)))
     recipe = draw(task.preset, generator(task.seed, task.name), task.low / 1080)
     low = rounded(apply(from_bytes(picture), recipe))
@@ -253,7 +265,7 @@ def _part(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _link_source(task: Task, root: Path) -> None:
     """Put a source from elsewhere beside its LR, as a link where possible."""
-    if task.source.parents[1].parent in (root / "DownscaleData", root / "GameEngineData"):
+    if task.source.parents[1] in [root / kind / "1080p" for kind in KINDS]:
         return
     target = root / "DownscaleData" / "1080p" / task.split / task.source.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +273,7 @@ def _link_source(task: Task, root: Path) -> None:
         return
     target.unlink(missing_ok=True)
     try:
-        os.link(task.source, target)
+        os.link(task.source.resolve(), target)  # not a symbolic link itself
     except OSError:
         _replace(target, task.source.read_bytes())
 
@@ -286,7 +298,7 @@ def _sha256(path: Path) -> str:
 
 def _replace(path: Path, data: bytes | str) -> None:
     """Write a file at once: whoever reads it sees the old one or the new one."""
-    data = data.encode() if isinstance(data, str) else data
+    data = data.encode("utf-8", "replace") if isinstance(data, str) else data
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
     try:
         with os.fdopen(handle, "wb") as file:
