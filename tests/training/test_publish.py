@@ -16,7 +16,7 @@ from training import publish
 from training.dataset import HEIGHTS, SIZES
 from training.errors import DataError
 from training.publish.cards import dataset_card, kaggle_metadata
-from training.publish.dataset import pack, plan
+from training.publish.dataset import pack, plan, write_archive
 from training.publish.licences import hub_names, is_free, kaggle_name
 
 FRAMES = [
@@ -198,6 +198,43 @@ def test_the_card_names_the_presets(root: Path, tmp_path: Path) -> None:
     assert "name (presets render)." in dataset_card(plan(tmp_path))
     (folder / "manifest.jsonl").write_text(json.dumps(entry | {"degraded": {"270p": 3}}))
     assert "name. The recipes" in dataset_card(plan(tmp_path)).replace("\n", " ")
+
+
+def test_what_an_earlier_run_left_is_not_uploaded(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--to", "huggingface", "--root", root, "--out", out)
+    assert run(*arguments, "--all") == 0
+    assert (out / "data/GameEngineData/mine").is_dir()
+    with pytest.raises(DataError, match=r"mine.*is of another run; delete"):
+        run(*arguments)
+    with pytest.raises(DataError, match="is of another run"):
+        run("--to", "huggingface", "--model", "default-x2", "--out", out)
+    assert run(*arguments, "--all") == 0
+
+
+def test_what_was_not_checked_is_not_packed(root: Path, tmp_path: Path) -> None:
+    name = f"{FRAMES[0][1]}.png"
+    folder = tmp_path / "GameEngineData"
+    for size in ("270p", "1080p", "old-1080p"):
+        target = folder / size / "train" / name
+        target.parent.mkdir(parents=True)
+        target.write_bytes((root / "GameEngineData" / size[-5:].lstrip("-") / "train" / name)
+                           .read_bytes())  # fmt: skip
+    entry = {"name": FRAMES[0][1], "licence": "MIT", "sha256": {"270p": "0" * 64}}
+    (folder / "manifest.jsonl").write_text(json.dumps(entry))
+    chosen = plan(tmp_path)
+    assert sorted(size for _, _, size in chosen.games["freedoom"].archives) == ["1080p", "270p"]
+    with pytest.raises(DataError, match=r"270p.*is not the one in manifest\.jsonl"):
+        pack(chosen, tmp_path / "out")
+
+
+def test_long_names_are_packed(root: Path, tmp_path: Path) -> None:
+    name = f"freedoom_{'long' * 40}_0000.png"
+    source = root / "GameEngineData" / "270p" / "train" / f"{FRAMES[0][1]}.png"
+    (tmp_path / name).write_bytes(source.read_bytes())
+    write_archive(tmp_path / "a.tar.gz", [tmp_path / name], {})
+    with tarfile.open(tmp_path / "a.tar.gz") as tar:
+        assert tar.getnames() == [name.partition("_")[2]]
 
 
 def test_no_game_may_be_passed_on(root: Path, tmp_path: Path) -> None:

@@ -9,21 +9,33 @@ Equal frames give equal archives, whenever and by whomever they are packed.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.dataset import KINDS, SPLITS, Problem, check, frame_parts, read_manifest
+from training.dataset import (
+    KINDS,
+    SPLITS,
+    Problem,
+    check,
+    file_bytes,
+    frame_parts,
+    read_manifest,
+)
 from training.errors import DataError
 from training.publish.licences import is_free
 
 UNKNOWN = "unknown"
+#: Folders of frames; what else lies there was not checked.
+_FOLDER = re.compile(r"(360|540|1080)p-for-(270|360|540)p|(270|360|540|1080)p")
 
 
 @dataclass(slots=True)
@@ -117,10 +129,13 @@ def _gather(
     for path in sorted(folder.glob("*p/*/*.png")):
         parts = frame_parts(path.stem)
         split = path.parent.name
+        size = path.parents[1].name
+        if _FOLDER.fullmatch(size) is None:
+            continue
         if parts is None or split not in SPLITS or {path.stem, "_".join(parts[:2])} & bad:
             continue
         game = games.setdefault(parts[0], Game(parts[0]))
-        game.archives[folder.name, split, path.parents[1].name].append(path)
+        game.archives[folder.name, split, size].append(path)
         game.episodes[split].add(parts[1])
         entry = known.get(path.stem, {})
         game.licences.add(str(entry.get("licence") or UNKNOWN))
@@ -144,17 +159,20 @@ def pack(
     """Write the archives and manifests; give their paths.
 
     Raises:
-        DataError: `out` cannot be written.
+        DataError: `out` cannot be written, holds other archives, or a frame is not the one that its
+            manifest describes.
     """
     archives = [
-        (out / "data" / kind / game.name / f"{split}-{size}.tar.gz", files)
+        (out / "data" / kind / game.name / f"{split}-{size}.tar.gz", files, (kind, size))
         for game in chosen.games.values()
         for (kind, split, size), files in sorted(game.archives.items())
     ]
+    manifests = {out / "data" / kind / "manifest.jsonl" for kind in chosen.entries}
+    refuse_others(out, manifests.union(path for path, _, _ in archives))
     written = []
     try:
-        for done, (path, files) in enumerate(archives, 1):
-            write_archive(path, files)
+        for done, (path, files, (kind, size)) in enumerate(archives, 1):
+            write_archive(path, files, _sums(chosen.entries[kind], size))
             written.append(path)
             progress(done, len(archives))
         for kind, entries in chosen.entries.items():
@@ -163,25 +181,60 @@ def pack(
                 lines = (
                     json.dumps(e, ensure_ascii=False, sort_keys=True) for e in entries.values()
                 )
-                path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                text = "".join(f"{line}\n" for line in lines)
+                path.write_text(text, encoding="utf-8", errors="replace")
                 written.append(path)
     except OSError as exc:
         raise DataError(f"cannot write {exc.filename or out}: {exc.strerror}") from exc
     return written
 
 
-def write_archive(path: Path, files: Iterable[Path]) -> None:
-    """Write a .tar.gz of `files` without their game's name: sorted, no times, no owners."""
+def refuse_others(out: Path, planned: Collection[Path]) -> None:
+    """Refuse a folder with data or weights of an earlier run: they would be uploaded too.
+
+    Raises:
+        DataError: there are some that are not `planned`.
+    """
+    others = sorted(
+        path
+        for path in out.rglob("*")
+        if path.is_file()
+        and path not in planned
+        and (out / "data" in path.parents or path.suffix in (".safetensors", ".onnx"))
+    )
+    if others:
+        raise DataError(f"{others[0]} is of another run; delete {out}, or give a new folder")
+
+
+def _sums(entries: Mapping[str, Mapping[str, Any]], size: str) -> dict[str, str]:
+    """Give the sha256 of frames' files of one size, by name, where the manifest states it."""
+    sums = {name: entry.get("sha256") for name, entry in entries.items()}
+    return {n: str(found[size]) for n, found in sums.items()
+            if isinstance(found, dict) and size in found}  # fmt: skip
+
+
+def write_archive(path: Path, files: Iterable[Path], sums: Mapping[str, str]) -> None:
+    """Write a .tar.gz of `files` without their game's name: sorted, no times, no owners.
+
+    Raises:
+        DataError: the sha256 of one is not that of `sums`, by name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.part")
     try:
         with (
             draft.open("wb") as raw,
             gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
             for file in sorted(files, key=lambda file: file.name):
-                data = file.read_bytes()
+                data = file_bytes(file)
+                expected = sums.get(file.stem)
+                if expected and hashlib.sha256(data).hexdigest() != expected:
+                    raise DataError(
+                        f"{file} is not the one in manifest.jsonl; see overlay data check "
+                        "--thorough"
+                    )
                 member = tarfile.TarInfo(file.name.partition("_")[2])
                 member.size, member.mode = len(data), 0o644
                 archive.addfile(member, io.BytesIO(data))

@@ -16,7 +16,7 @@ from engines.errors import EngineError
 from engines.load import Located
 from training.errors import DataError
 from training.publish.cards import model_card
-from training.publish.dataset import Plan
+from training.publish.dataset import Plan, refuse_others
 
 _MOST = 4 << 20  # bytes of a report or a provenance file
 
@@ -40,7 +40,8 @@ def write_model(
         provenance: Markdown that is added to the card; None: what is shipped with the model.
         data: what it was trained on, named in the card.
     Raises:
-        DataError: the model cannot be read, has no licence, or a file is no such report.
+        DataError: the model cannot be read, has no licence, a file is no such report, or `out`
+            holds other weights or data.
     """
     try:
         located = load.locate(reference)
@@ -55,6 +56,7 @@ def write_model(
         out.mkdir(parents=True, exist_ok=True)
         stem = spec.id if located.spec else Path(reference).stem
         weights = out / f"{stem}.safetensors"
+        refuse_others(out, {weights, *([out / spec.onnx] if spec.onnx else [])})
         _write_weights(located, weights)
         files = [weights]
         if located.origin == "shipped" and spec.onnx:
