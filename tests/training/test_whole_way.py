@@ -15,8 +15,8 @@ import pytest
 from tests.games import strict
 
 ROOT = Path(__file__).resolve().parents[2]
-#: The loss of the last 50 of 200 steps is below this part of the first 20's. Measured: 0.56.
-FALL = 0.75
+#: The loss of the last 50 of 200 steps is below this part of the first 20's. Measured: 0.44.
+FALL = 0.65
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +42,13 @@ def ran(folder: Path, *words: str) -> str:
 def test_a_net_is_trained_on_frames_and_shown(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     collect = ("overlay", "data", "collect", "--out", str(data))
-    ran(tmp_path, *collect, "--games", "raycaster", "--episodes", "seed1", "--frames", "16")
+    ran(tmp_path, *collect, "--games", "raycaster", "--episodes", "seed1", "--frames", "8")
     ran(tmp_path, *collect, "--games", "freedoom", "--episodes", "map01", "--frames", "8")
 
     changes = ("train.steps=200", "train.log=10", f"data.root={data}")
     settings = [word for change in changes for word in ("--set", change)]
-    ran(tmp_path, "training.train", "training/configs/small.toml", *settings, "--out", str(out))
+    small = "training/configs/small.toml"
+    ran(tmp_path, "training.train", small, *settings, "--out", str(out), "--no-mlflow")
     with (out / "curve.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 20
