@@ -27,6 +27,7 @@ from training.config import Config, ConfigError, Net, Stage
 from training.loader import Batch, Crops
 from training.quantise import RoundedActivation, RoundedKernel, quantise
 from training.tracking import Tracker
+from training.trainer import Trainer, World, rate_at, tensor_of
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "training" / "configs" / "smoke.toml"
@@ -92,7 +93,7 @@ def settings(data: Path, *changes: str, path: Path = SMOKE) -> Config:
     return config.read(path, [f"data.root={data}", *changes])
 
 
-def crops_for(trainer: train.Trainer) -> Crops:
+def crops_for(trainer: Trainer) -> Crops:
     frames = train.frames_of(trainer.config, trainer, trainer.world)
     return train.crops_of(trainer.config, trainer, frames)
 
@@ -207,7 +208,7 @@ def test_a_run_is_resumed_with_the_same_configuration_only(
 @pytest.mark.parametrize("odd", ["tensor", "list", "config", "state", "empty", "shapes"])
 def test_other_files_are_no_checkpoint(data: Path, tmp_path: Path, odd: str) -> None:
     run = settings(data)
-    trainer, path = train.Trainer(run, train.World()), tmp_path / "checkpoint.pt"
+    trainer, path = Trainer(run, World()), tmp_path / "checkpoint.pt"
     whole = {"format": checkpoints.FORMAT, "config": config.flat(run), "state": trainer.state()}
     average = {name: torch.zeros(1) for name in trainer.average}
     made: dict[str, object] = {
@@ -228,7 +229,7 @@ def test_an_interrupt_before_the_first_step_is_one_line(
     full: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*arguments: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "frames_of", interrupted)
     assert train.main([*full, "--out", "unused"]) == 130
@@ -288,10 +289,11 @@ WORKER = """
 import sys, torch
 from pathlib import Path
 from training import config, train
+from training.trainer import Trainer, joined
 torch.set_num_threads(1)
 settings = config.read(Path(sys.argv[1]), sys.argv[3:])
-with train.joined() as world:
-    trainer = train.Trainer(settings, world)
+with joined() as world:
+    trainer = Trainer(settings, world)
     crops = train.crops_of(settings, trainer, train.frames_of(settings, trainer, world))
     for step in range(3):
         trainer.step(crops.batch(step, 4, world.part(4)))
@@ -319,7 +321,7 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path) -> None:
     ]
     said = [run.communicate(timeout=60)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    trainer = train.Trainer(settings(data, path=tmp_path / "full.toml"), train.World())
+    trainer = Trainer(settings(data, path=tmp_path / "full.toml"), World())
     crops = crops_for(trainer)
     start = nets.folded(trainer.student.net)
     for step in range(3):
@@ -332,9 +334,9 @@ def test_two_processes_train_as_one(tmp_path: Path, data: Path) -> None:
 
 
 def test_a_batch_must_be_shared_evenly(data: Path) -> None:
-    trainer = train.Trainer(settings(data), train.World())
+    trainer = Trainer(settings(data), World())
     with pytest.raises(ConfigError, match=r"train\.batch = 8 cannot be shared by 3 processes"):
-        train.frames_of(trainer.config, trainer, train.World(0, 3))
+        train.frames_of(trainer.config, trainer, World(0, 3))
 
 
 # --- nets ----------------------------------------------------------------------------------------
@@ -402,7 +404,7 @@ def test_a_student_learns_from_a_teacher(data: Path, tmp_path: Path) -> None:
     nets.save(path, Net("compact", 2, 8, 1), nets.folded(teacher.net))
     changes = [f"teacher.model={path}", "loss.teacher=1.0", "loss.mse=0"]
     for extra in ([], ['net.architecture="luma"', "net.depth=3"]):
-        trainer = train.Trainer(settings(data, *changes, *extra), train.World())
+        trainer = Trainer(settings(data, *changes, *extra), World())
         assert trainer.colour == "rgb"
         crops = crops_for(trainer)
         losses = []
@@ -447,7 +449,7 @@ def test_the_finish_makes_the_rounded_net_better(data: Path) -> None:
     changes = ["train.steps=120", "train.batch=4", 'net.architecture="luma"', "net.depth=3"]
     errors = []
     for finish in (False, True):
-        trainer = train.Trainer(settings(data, *changes), train.World())
+        trainer = Trainer(settings(data, *changes), World())
         crops, net = crops_for(trainer), trainer.student.net
         for step in range(120):
             if step == 60 and finish:
@@ -455,7 +457,7 @@ def test_the_finish_makes_the_rounded_net_better(data: Path) -> None:
             trainer.step(crops.batch(step, 4))
         if not finish:
             quantise(net, bits=5)
-        low, high = (train._tensor(p, torch.device("cpu")) for p in parts(crops.batch(1000, 32)))
+        low, high = (tensor_of(p, torch.device("cpu")) for p in parts(crops.batch(1000, 32)))
         with torch.no_grad():
             for _ in range(2):  # the first time sets the ranges
                 error = float((net(low) - high).square().mean())
@@ -481,14 +483,14 @@ def test_what_is_saved_is_not_rounded() -> None:
 
 def test_rates() -> None:
     cosine = Stage(rate=1.0, warm_up=10, floor=0.01)
-    rates = [train.rate_at(step, 1000, cosine) for step in range(1000)]
+    rates = [rate_at(step, 1000, cosine) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == pytest.approx(1, abs=1e-3)
     assert rates[500] == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.01)
     steps = Stage(rate=1.0, warm_up=0, schedule="multistep", milestones=(0.5, 0.75))
-    assert [train.rate_at(step, 8, steps) for step in range(8)] == [1] * 4 + [0.5] * 2 + [0.25] * 2
-    assert train.rate_at(7, 8, Stage(rate=0.5, warm_up=0, schedule="constant")) == 0.5
+    assert [rate_at(step, 8, steps) for step in range(8)] == [1] * 4 + [0.5] * 2 + [0.25] * 2
+    assert rate_at(7, 8, Stage(rate=0.5, warm_up=0, schedule="constant")) == 0.5
 
 
 def test_the_bicubic_to_beat_is_cv2s() -> None:
