@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
+from functools import cache
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from training.degrade.steps import (
     Resize,
     Sample,
     Sinc,
+    Step,
     apply,
     boxed,
     contrast,
@@ -178,6 +181,22 @@ def test_poisson_noise_grows_with_the_value(scale: float, grey: bool) -> None:
     assert correlation == pytest.approx(1.0 if grey else 0.0, abs=0.02)
 
 
+def test_poisson_levels_are_a_power_of_two_not_below_the_values() -> None:
+    """As in the released code: three different values make four levels."""
+    picture = flat(0.5, 300)
+    picture[0, 0], picture[0, 1] = 0.2, 0.8
+    noise = PoissonNoise(0.1, False, 4).apply(picture, SIZE)[1:] - np.float32(0.5)
+    assert float(noise.var()) == pytest.approx(0.1**2 * 0.5 / 4, rel=0.02)
+
+
+def test_a_blur_mirrors_the_border() -> None:
+    assert Blur("gaussian", 9, (2, 2)).apply(flat(0.5, 20), SIZE) == pytest.approx(0.5, abs=1e-6)
+    picture = noisy()
+    mirrored = np.pad(picture, ((4, 4), (4, 4), (0, 0)), "reflect")
+    step = Blur("gaussian", 9, (2, 1), 0.5)
+    assert np.allclose(step.apply(picture, SIZE), step.apply(mirrored, SIZE)[4:-4, 4:-4], atol=1e-6)
+
+
 def test_noise_is_clamped_and_repeats() -> None:
     for step in (GaussianNoise(30, False, 1), PoissonNoise(3, False, 1)):
         for value in (0.0, 1.0):
@@ -287,8 +306,78 @@ def test_a_broken_recipe_is_refused() -> None:
             recipe_from_json(broken)
 
 
+@cache
+def papers() -> list[Recipe]:
+    return [draw("realesrgan", generator(0, str(n)), 1 / 4) for n in range(4000)]
+
+
+def fills(values: Iterable[float], low: float, high: float) -> bool:
+    """Whether values lie between the limits, and come near to both."""
+    found, margin = np.array(list(values)), 0.05 * (high - low)
+    inside = low <= found.min() and found.max() <= high
+    return bool(inside and found.min() < low + margin and found.max() > high - margin)
+
+
+def second_stage(recipe: Recipe) -> tuple[Step | None, Resize, Step]:
+    """Give its blur, where it has one, its resize and its noise."""
+    steps = recipe.steps[4:]
+    blur = None if isinstance(steps[0], Resize) else steps[0]
+    resize, noise = steps[blur is not None :][:2]
+    assert isinstance(resize, Resize)
+    return blur, resize, noise
+
+
+def check_noise(steps: list[Step], sigma: tuple[float, float], scale: tuple[float, float]) -> None:
+    gaussians = [step for step in steps if isinstance(step, GaussianNoise)]
+    poissons = [step for step in steps if isinstance(step, PoissonNoise)]
+    assert len(gaussians) + len(poissons) == len(steps)
+    assert len(gaussians) / len(steps) == pytest.approx(0.5, abs=0.06)
+    assert sum(noise.grey for noise in (*gaussians, *poissons)) / len(steps) == pytest.approx(
+        0.4, abs=0.06
+    )
+    assert fills((noise.sigma for noise in gaussians), *sigma)
+    assert fills((noise.scale for noise in poissons), *scale)
+
+
+def test_the_papers_second_stage() -> None:
+    blurs, resizes, noises = zip(*map(second_stage, papers()), strict=True)
+    assert sum(blur is not None for blur in blurs) / 4000 == pytest.approx(0.8, abs=0.03)
+    kernels = [blur for blur in blurs if isinstance(blur, Blur)]
+    assert fills((sigma for blur in kernels for sigma in blur.sigma), 0.2, 1.5)
+    factors = np.array([resize.factor for resize in resizes]) / 0.25
+    shares = [(factors > 1).mean(), (factors < 1).mean(), (factors == 1).mean()]
+    assert shares == pytest.approx([0.3, 0.4, 0.3], abs=0.03)
+    assert fills(factors, 0.3, 1.2)
+    check_noise(list(noises), (1, 25), (0.05, 2.5))
+    check_noise([recipe.steps[2] for recipe in papers()], (1, 30), (0.05, 3))
+
+
+def test_the_papers_kernels_and_jpegs() -> None:
+    for at in (0, 1):
+        jpegs = [[step for step in r.steps if isinstance(step, Jpeg)][at] for r in papers()]
+        assert fills((jpeg.quality for jpeg in jpegs), 30, 95)
+    first = [recipe.steps[0] for recipe in papers()]
+    sincs = [step for step in first if isinstance(step, Sinc)]
+    assert fills((s.cutoff for s in sincs if s.size < 13), np.pi / 3, np.pi)
+    assert fills((s.cutoff for s in sincs if s.size >= 13), np.pi / 5, np.pi)
+    last = [step for r in papers() for step in r.steps[6:] if isinstance(step, Sinc)]
+    assert fills((step.cutoff for step in last), np.pi / 3, np.pi)
+    blurs = [step for step in first if isinstance(step, Blur)]
+    assert fills((sigma for blur in blurs for sigma in blur.sigma), 0.2, 3)
+    turned = [blur for blur in blurs if blur.sigma[0] != blur.sigma[1]]
+    assert fills((blur.angle for blur in turned), -np.pi, np.pi)
+    ratios = [blur.sigma[1] / blur.sigma[0] for blur in turned]
+    assert min(ratios) < 0.5 < 2 < max(ratios)
+    betas = np.array([b.beta for b in blurs if b.shape == "gaussian" and b.beta != 1])
+    assert fills(betas, 0.5, 4)
+    assert (betas < 1).mean() == pytest.approx(0.5, abs=0.06)
+    betas = np.array([b.beta for b in blurs if b.shape == "plateau"])
+    assert fills(betas, 1, 2)
+    assert (betas == 1).mean() == pytest.approx(0.5, abs=0.06)  # as in the released code
+
+
 def test_the_papers_probabilities() -> None:
-    recipes = [draw("realesrgan", generator(0, str(n)), 1 / 4) for n in range(4000)]
+    recipes = papers()
     first = Counter(recipe.steps[0].kind for recipe in recipes)
     assert first["sinc"] / 4000 == pytest.approx(0.1, abs=0.02)
     blurs = [recipe.steps[0] for recipe in recipes if isinstance(recipe.steps[0], Blur)]
@@ -308,6 +397,33 @@ def test_the_papers_probabilities() -> None:
     # JPEG last in half; else the sinc in 0.8 of the rest, and the resize where there is none.
     shares = [ends[kind] / 4000 for kind in ("jpeg", "sinc", "resize")]
     assert shares == pytest.approx([0.5, 0.4, 0.1], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("height", "size", "sigma", "scale", "quality"),
+    [
+        (270, 21, ((12, 20), (12, 17)), ((1.0, 1.3), (1.0, 1.2)), 60),
+        (360, 15, ((5, 11), (5, 9)), ((0.6, 1.0), (0.6, 0.9)), 75),
+        (540, 9, ((5, 9), (5, 7)), ((0.4, 0.8), (0.4, 0.7)), 90),
+    ],
+)
+def test_the_seeds_parameters(
+    height: int,
+    size: int,
+    sigma: tuple[tuple[float, float], ...],
+    scale: tuple[tuple[float, float], ...],
+    quality: int,
+) -> None:
+    preset, factor = f"srgd-{height}p", height / 1080
+    recipes = [draw(preset, generator(1, str(n)), factor) for n in range(600)]
+    for stage, most in ((0, 3.0), (1, 1.5)):
+        blurs, _, noises, jpegs = (
+            [recipe.steps[4 * stage + step] for recipe in recipes] for step in range(4)
+        )
+        assert {blur.size for blur in blurs} == {size}  # type: ignore[union-attr]
+        assert fills((s for b in blurs if isinstance(b, Blur) for s in b.sigma), 0.2, most)
+        assert set(jpegs) == {Jpeg(quality)}
+        check_noise(noises, sigma[stage], scale[stage])
 
 
 def test_the_seeds_order_and_parameters() -> None:
