@@ -78,6 +78,8 @@ def tree(folder: Path) -> dict[str, bytes]:
         ("GPL-2.0 AND Proprietary", False),
         ("unknown: the user's own", False),
         ("(MIT)", False),
+        ("CC-BY-4.0 (non-commercial)", False),
+        ("GPL-2.0-or-later (code; textures: except where stated)", False),
         ("", False),
     ],
 )

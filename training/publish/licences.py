@@ -11,6 +11,12 @@ _FREE = re.compile(
     r"|CC-BY(-SA)?-[1-4]\.[05]|FAL-1\.3|GPL-[23]\.0|ISC|L?GPL-[23]\.[01]|MIT|MPL-2\.0|OFL-1\.1"
     r"|Unlicense|WTFPL|Zlib)(-or-later|-only|\+)?"
 )
+#: Words of a note that take back what an identifier grants.
+_BUT = re.compile(
+    r"\b(no|not|non|NC|ND|except\w*|without|unless|proprietary|personal|private|unknown)\b"
+    r"|noncommercial",
+    re.IGNORECASE,
+)
 _NOTE = re.compile(r"\([^()]*\)")
 _BETWEEN = re.compile(r"\s+(?:AND|and|OR|or|WITH)\s+|[,;/]")
 
@@ -22,9 +28,10 @@ def identifiers(licence: str) -> list[str]:
 
 
 def is_free(licence: str) -> bool:
-    """Whether pictures under it may be passed on: every part of it must say so."""
+    """Whether pictures under it may be passed on: every part must say so, and no note but."""
     parts = identifiers(licence)
-    return bool(parts) and all(_FREE.fullmatch(part) for part in parts)
+    limited = any(map(_BUT.search, _NOTE.findall(licence)))
+    return bool(parts) and not limited and all(map(_FREE.fullmatch, parts))
 
 
 def hub_names(licences: list[str]) -> list[str]:
