@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Generator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,13 +20,19 @@ from training.collect.align import Limits
 from training.collect.collect import SMALL, Outcome, Task, collect, summary, tasks_of
 from training.collect.freedoom import moved
 from training.collect.raycaster import Raycaster, Scene
-from training.collect.runner import CollectError, Episode, Frame, Runner, Size
+from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
 from training.collect.splits import SPLITS, split_of
 from training.collect.store import Store
 from training.dataset import check, find_pairs, read_manifest, read_png
 from training.errors import DataError
 
 SIZES: tuple[Size, ...] = ((480, 270), (960, 540))
+
+
+@cache
+def drawn(seed: int, size: Size) -> Pixels:
+    """Draw a scene of the ray caster once for all tests."""
+    return Scene(seed).render(*size)
 
 
 class Fake(Runner):
@@ -59,8 +66,8 @@ class Fake(Runner):
             self.drawn += 1
             if size == SIZES[1] and number == self.fails_at:
                 raise CollectError("the game crashed")
-            scene = Scene(max(0, number - (self.late and size == SIZES[1])))
-            yield Frame(number, number * 10, scene.render(*size) // (255 if self.black else 1))
+            pixels = drawn(max(0, number - (self.late and size == SIZES[1])), size)
+            yield Frame(number, number * 10, pixels // (255 if self.black else 1))
 
 
 def run(root: Path, runner: Fake, frames: int | None = None, **options: bool) -> Outcome:
