@@ -283,6 +283,46 @@ def test_profile_compares_with_the_pure_rate(
     assert "5 times 2 steps: " in capsys.readouterr().out
 
 
+# --- a step --------------------------------------------------------------------------------------
+
+
+def test_the_result_is_the_average_of_the_weights(data: Path) -> None:
+    trainer = Trainer(settings(data, "train.average=0.2"), World())
+    crops = crops_for(trainer)
+    expected = nets.folded(trainer.student.net)
+    for step in range(6):
+        trainer.step(crops.batch(step, 4))
+        now = nets.folded(trainer.student.net)
+        keep = min(0.2, step / (step + 10))  # the first steps count for little
+        expected = {name: keep * expected[name] + (1 - keep) * now[name] for name in now}
+    for name, average in trainer.average.items():
+        torch.testing.assert_close(average, expected[name])
+        assert not torch.equal(average, now[name]), name
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_all_together(data: Path, clip: float) -> None:
+    trainer = Trainer(settings(data, f"train.clip={clip}"), World())
+    trainer.step(crops_for(trainer).batch(0, 4))
+    slopes = [parameter.grad for parameter in trainer.student.net.parameters()]
+    norm = float(torch.stack([slope.norm() for slope in slopes if slope is not None]).norm())
+    assert norm == pytest.approx(clip, rel=1e-2) if clip else norm > 1e-2
+
+
+def test_the_discriminator_begins_at_its_step(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.toml").write_text(FULL)
+    trainer = Trainer(settings(data, "gan.start=1", path=tmp_path / "full.toml"), World())
+    crops = crops_for(trainer)
+    assert trainer.critic is not None
+    for step, counts in enumerate((False, True)):
+        before = [p.detach().clone() for p in trainer.critic.parameters()]
+        trainer.step(crops.batch(step, 4))
+        assert ({"gan", "critic"} <= trainer.take_means().keys()) == counts
+        after = list(trainer.critic.parameters())
+        assert all(torch.equal(*two) for two in zip(before, after, strict=True)) != counts
+        assert all(p.requires_grad for p in after)
+
+
 # --- several processes ---------------------------------------------------------------------------
 
 WORKER = """
