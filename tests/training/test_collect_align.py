@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.collect.align import Limits, Verdict, judge, whole_shift
+from training.collect.align import Limits, Verdict, judge, pairs_of, whole_shift
 from training.dataset import Pixels
 
 Change = Callable[[int, Pixels], Pixels]
@@ -133,6 +134,57 @@ def test_frames_without_detail_do_not_open_the_gate(tmp_path: Path) -> None:
     assert "are shifted by +1.99" in verdict.reason
     json.dumps(verdict.figures, allow_nan=False)
     assert "too little detail" in judge({3: files[3]}, loose).reason
+
+
+def test_each_limit_stands_alone(tmp_path: Path) -> None:
+    open_ = Limits(shift_px=99, fit_px=99, whole_px=99, psnr_db=0, frame_psnr_db=0)
+    moved = sequence(tmp_path / "moved", lambda _, high: np.roll(high, 2, 1))
+    assert judge(moved, open_).reason == ""
+    for key in ("shift_px", "fit_px", "whole_px"):
+        reason = judge(moved, replace(open_, **{key: 1})).reason  # type: ignore[arg-type]
+        assert reason.endswith(f"({key} at most 1)")
+        assert reason.count("shifted") == 1
+    bright = sequence(tmp_path / "bright", lambda n, high: high // 2 + np.uint8(30 * (n == 1)))
+    small = {n: {"270p": files["270p"], "540p": files["540p"]} for n, files in bright.items()}
+    for files in small.values():  # the same brightness but in frame 1
+        low = cv2.imread(str(files["270p"]))
+        assert low is not None
+        cv2.imwrite(str(files["270p"]), low // 2)
+    verdict = judge(small, replace(open_, frame_psnr_db=22))
+    assert (verdict.reason, list(verdict.left_out)) == ("", [1])
+    assert "differ: 18." in verdict.left_out[1]
+    reason = judge({1: small[1]}, replace(open_, psnr_db=22)).reason
+    assert reason.startswith("270p->540p differ: 18.")
+
+
+@pytest.mark.parametrize(("share", "late"), [(0.7, True), (0.4, False)])
+def test_what_is_nearer_to_the_next_moment_is_late(
+    tmp_path: Path, share: float, late: bool
+) -> None:
+    def blended(number: int, high: Pixels) -> Pixels:
+        after = painting(number + 1)
+        return cv2.addWeighted(high, 1 - share, after, share, 0).astype(np.uint8)
+
+    loose = Limits(psnr_db=0, frame_psnr_db=0, shift_px=99, whole_px=99, fit_px=99)
+    assert ("desynchronised" in judge(sequence(tmp_path, blended), loose).reason) is late
+
+
+def test_more_than_half_must_be_good(tmp_path: Path) -> None:
+    def black(count: int) -> Verdict:
+        return verdict_on(tmp_path / str(count), lambda n, high: high * np.uint8(n >= count))
+
+    assert black(2).reason == ""
+    assert "3 of 4 frames are bad" in black(3).reason
+
+
+def test_the_truth_for_one_size_is_what_is_measured() -> None:
+    folders = dict.fromkeys(("270p", "360p", "540p", "1080p", "540p-for-270p", "1080p-for-360p"))
+    assert list(pairs_of(folders)) == [
+        ("270p->1080p", "270p", "1080p"),
+        ("360p->1080p", "360p", "1080p-for-360p"),
+        ("540p->1080p", "540p", "1080p"),
+        ("270p->540p", "270p", "540p-for-270p"),
+    ]
 
 
 def test_no_frame_at_all_is_said() -> None:

@@ -308,6 +308,21 @@ def test_reading_a_frame(tmp_path: Path, pristine: Path) -> None:
     assert np.array_equal(read_png(tmp_path / "blue.png"), picture)
 
 
+def test_a_file_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    cv2.imwrite(str(path), np.zeros((4, 5, 3), np.uint8))
+    monkeypatch.setattr(dataset, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(DataError, match=r"large\.png is larger than"):
+        read_png(path)
+
+
+def test_a_large_shift_is_not_believed(tmp_path: Path) -> None:
+    entry = {"alignment": {"270p->1080p": {"shift_px": [-2.0, 0.0]}}}
+    assert dataset._recorded_shift(entry, 270) == (0, 0)
+    entry["alignment"]["270p->1080p"]["shift_px"] = [-1.5, 10**400]
+    assert dataset._recorded_shift(entry, 270) == (0, 0)
+
+
 def test_folders_are_paired_by_name(tmp_path: Path) -> None:
     for folder, name, size in [
         ("lr", "a", (8, 6)), ("hr", "a", (32, 24)),

@@ -128,6 +128,23 @@ def test_sizes_share_a_manifest_and_other_seeds_replace(source: Path, tmp_path: 
     assert again["sha256"]["270p"] != entry["sha256"]["270p"]
 
 
+def test_another_source_or_split_is_degraded_anew(source: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    target = given / "val" / f"{NAMES[2]}.png"
+    target.parent.mkdir(parents=True)
+    target.write_bytes((source / "val" / target.name).read_bytes())
+    assert degrade(tmp_path, "render", 270, source=given) == (1, [])
+    assert degrade(tmp_path, "render", 540, source=given) == (1, [])
+    target.write_bytes((source / "train" / f"{NAMES[0]}.png").read_bytes())
+    assert degrade(tmp_path, "render", 270, source=given) == (1, [])
+    manifest = tmp_path / "DownscaleData" / "manifest.jsonl"
+    entry = json.loads(manifest.read_text())
+    assert sorted(entry["sha256"]) == sorted(entry["degraded"]) == ["270p"]  # 540p is of the other
+    manifest.write_text(json.dumps(entry | {"split": "train"}) + "\n")
+    assert degrade(tmp_path, "render", 270, source=given) == (1, [])
+    assert json.loads(manifest.read_text())["split"] == "val"
+
+
 def test_what_is_known_of_a_source_stays(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "DownscaleData"
     target = folder / "1080p" / "val" / f"{NAMES[2]}.png"

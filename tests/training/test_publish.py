@@ -187,6 +187,18 @@ def test_bad_frames_are_left_out(root: Path, tmp_path: Path) -> None:
     assert "freedoom_map01_0001" not in chosen.entries["GameEngineData"]
 
 
+def test_a_leaking_sequence_is_left_out(root: Path, tmp_path: Path) -> None:
+    for split, name in (("train", FRAMES[0][1]), ("val", "freedoom_map01_0005"),
+                        ("test", FRAMES[2][1])):  # fmt: skip
+        target = tmp_path / "GameEngineData" / "270p" / split / f"{name}.png"
+        target.parent.mkdir(parents=True)
+        source = root / "GameEngineData" / "270p" / "train" / f"{FRAMES[0][1]}.png"
+        target.write_bytes(source.read_bytes())
+    chosen = plan(tmp_path, include_all=True)
+    assert [problem.name for problem in chosen.problems] == ["freedoom_map01"]
+    assert [split for _, split, _ in chosen.games["freedoom"].archives] == ["test"]
+
+
 def test_the_card_names_the_presets(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "DownscaleData"
     name = FRAMES[0][1]
