@@ -122,6 +122,23 @@ def test_pairs_tell_what_means_do_not() -> None:
     assert few.p == 2 / 2**4
 
 
+def test_few_sequences_widen_the_interval() -> None:
+    found = mean_of([0.0, 2.0], ["a", "b"]).ci95
+    assert found == pytest.approx((1 - 2**0.5, 1 + 2**0.5))  # drawn: 0, 1 or 2; spread by sqrt 2
+
+
+def test_lower_is_better_where_it_is() -> None:
+    frames = {f"f{i}": f"s{i}" for i in range(8)}
+    rows = [
+        results.Frames(name, "net", values={f: {"lpips-alex": v} for f in frames})
+        for name, v in (("bicubic", 0.3), ("sharp", 0.2), ("soft", 0.4))
+    ]
+    found = results.Result({}, 4, ["lpips-alex"], rows, frames, [], ["bicubic"], 0).to_json()
+    assert {p["model"]: p["verdict"] for p in found["paired"]} == {
+        "sharp": "better", "soft": "worse"
+    }  # fmt: skip
+
+
 def test_equal_seeds_give_equal_intervals() -> None:
     values = list(np.random.default_rng(0).normal(0, 1, 30))
     clusters = [str(i // 2) for i in range(30)]
@@ -386,6 +403,7 @@ def test_the_data_folder_and_its_other_truths(tmp_path: Path) -> None:
     found = json.loads(out.read_text())
     assert row(found, "bilinear")["psnr"] == pytest.approx(10 * np.log10(255**2), abs=1e-4)
     assert row(found, "bilinear")["ci95"]["psnr"] is None
+    assert found["crop"] == 4, "the scale, unless stated"
 
 
 def test_a_table_marks_what_is_worse_than_bicubic() -> None:
