@@ -84,9 +84,10 @@ class Running:
     @property
     def rows(self) -> int:
         try:
-            return self.trace.read_bytes().count(b"\n")
+            lines = self.trace.read_bytes().splitlines(keepends=True)
         except OSError:
             return 0
+        return sum(line[:1].isdigit() and line.endswith(b"\n") for line in lines)
 
     @property
     def errors(self) -> str:
