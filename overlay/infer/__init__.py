@@ -193,7 +193,7 @@ def open_upscaler(
     if backend == "resize":
         from overlay.infer.resize import ResizeUpscaler
 
-        return _warm(ResizeUpscaler(model, source, output), source)
+        return warmed_up(ResizeUpscaler(model, source, output), source)
     if model in SHADERS:
         if backend not in ("auto", "opengl"):
             raise SettingsError(f"{model} is a shader; it runs in opengl, not in {backend}")
@@ -251,7 +251,7 @@ def _open_net(model: str, backend: str, output: Size, wish: Wish, software_gl: b
     upscaler = open_quantised(spec.id, wish)
     if upscaler is None:
         net = OpenVinoUpscaler(spec, wish.threads, wish.filter, merge=software_gl)
-        upscaler = _warm(net, source)
+        upscaler = warmed_up(net, source)
     if not may_fall_back:
         return upscaler
     if _is_quick(upscaler, source):
@@ -301,7 +301,8 @@ def check_model(name: str) -> None:
         )
 
 
-def _warm(upscaler: Upscaler, source: Size) -> Upscaler:
+def warmed_up(upscaler: Upscaler, source: Size) -> Upscaler:
+    """Give an upscaler that is ready for frames of a size; it is closed if that fails."""
     try:
         upscaler.warm_up(source)
     except BaseException:

@@ -19,7 +19,7 @@ from overlay.cuda import INSTALL as INSTALL_CUDA
 from overlay.cuda import CudaError, shared_cuda
 from overlay.errors import BackendUnavailable, OverlayError, SettingsError
 from overlay.frame import Size
-from overlay.infer import BUDGET_MS, INSTALL_CPU, Upscaler
+from overlay.infer import BUDGET_MS, INSTALL_CPU, Upscaler, warmed_up
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ def _try_torch(known: _Known, wish: Wish, refused: list[str]) -> Upscaler | None
         from overlay.infer.torch_cuda import open_torch
 
         upscaler = open_torch(known.located, shared_cuda(), wish.filter, download=wish.host)
-        return _warm(upscaler, wish.source)
+        return warmed_up(upscaler, wish.source)
     except (EngineError, OverlayError, ImportError, OSError, RuntimeError) as exc:
         # Loading PyTorch's libraries may fail in any of these ways.
         refused.append(f"torch-cuda: {exc}")
@@ -237,7 +237,7 @@ def _try_engines(
     """Open the fastest of the fresh engines that opens; note why others do not."""
     for entry in _fresh(cache, known, names, wish.source, refused, precision):
         try:
-            upscaler = _warm(_opened(cache, entry, wish), wish.source)
+            upscaler = warmed_up(_opened(cache, entry, wish), wish.source)
         except (EngineError, OverlayError) as exc:
             refused.append(f"{entry.identity.backend}: {exc}")
             continue
@@ -294,15 +294,6 @@ def _why_not(entry: Entry, known: _Known, source: Size) -> str:
 def _milliseconds(entry: Entry) -> float:
     took = entry.checks.get("ms_p50")
     return float(took) if isinstance(took, int | float) else float("inf")
-
-
-def _warm(upscaler: Upscaler, source: Size) -> Upscaler:
-    try:
-        upscaler.warm_up(source)
-    except BaseException:
-        upscaler.close()
-        raise
-    return upscaler
 
 
 @dataclass(frozen=True, slots=True)
