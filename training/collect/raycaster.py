@@ -2,8 +2,9 @@
 
 OpenArena filters its textures; many games do not. This renderer samples texels without any
 filter and without anti-aliasing, as the games of the nineties and their successors do, with
-made-up textures, so that the nets see that kind of picture too. Pixels are sampled at their
-centres, so any two sizes are aligned exactly.
+made-up textures, so that the nets see that kind of picture too. Every second scene has figures,
+bars and a cross-hair over it, anti-aliased as a HUD is. Pixels are sampled at their centres, so any
+two sizes are aligned exactly.
 
 A frame is a scene of its own; an episode is a seed.
 """
@@ -22,34 +23,38 @@ from training.collect.runner import Episode, Frame, Runner, Size
 from training.collect.splits import maps_of
 
 GRID = 24  # cells of the maze
-TEXELS = 64  # side of a texture
+TEXELS = 128  # side of a texture; coarser ones have texels of 2 x 2 or 4 x 4
 SCENES = 150  # of each seed
 EYE = 0.5  # height of the camera; walls are 1 high
+CANVAS = (3840, 2160)  # the HUD is drawn on, then averaged down to any size
+WORDS = ("HEALTH", "Ammo", "Lap", "SCORE", "fps", "Press E to open", "Level up!", "00:42", "x3")
+FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX)
 
 Floats = NDArray[np.float32]
 Texture = NDArray[np.float32]  # (TEXELS, TEXELS, 4): B, G, R 0..255, opacity 0 or 1
 
 
-def noise(dice: np.random.Generator, finest: int) -> Floats:
-    """Sum of random octaves, (TEXELS, TEXELS), 0..1; `finest` is the last octave's cell side."""
-    total: Floats = np.zeros((TEXELS, TEXELS), np.float32)
-    cell, weight = TEXELS // 4, 1.0
+def noise(dice: np.random.Generator, side: int, finest: int) -> Floats:
+    """Sum of random octaves, (side, side), 0..1; `finest` is the last octave's cell side."""
+    total: Floats = np.zeros((side, side), np.float32)
+    cell, weight = side // 4, 1.0
+    fall = dice.uniform(0.5, 1.1)
     while cell >= finest:
-        points = dice.random((TEXELS // cell, TEXELS // cell), dtype=np.float32)
+        points = dice.random((side // cell, side // cell), dtype=np.float32)
         filter_ = cv2.INTER_NEAREST if dice.random() < 0.3 else cv2.INTER_CUBIC
-        octave = cv2.resize(points, (TEXELS, TEXELS), interpolation=filter_)
+        octave = cv2.resize(points, (side, side), interpolation=filter_)
         total += np.float32(weight) * octave.astype(np.float32)
-        cell, weight = cell // 2, weight * dice.uniform(0.5, 1.0)
+        cell, weight = cell // 2, weight * fall
     low, high = float(total.min()), float(total.max())
     return ((total - low) / (high - low + 1e-6)).astype(np.float32)
 
 
-def tiles(dice: np.random.Generator) -> Floats:
-    """Bricks, planks or panels: factor (TEXELS, TEXELS), dark in the joints, lit on one edge."""
-    width, height = (int(2 ** dice.integers(2, 7)) for _ in range(2))
-    y, x = np.mgrid[:TEXELS, :TEXELS]
+def tiles(dice: np.random.Generator, side: int) -> Floats:
+    """Bricks, planks or panels: factor (side, side), dark in the joints, lit on one edge."""
+    width, height = (min(side, int(2 ** dice.integers(2, 8))) for _ in range(2))
+    y, x = np.mgrid[:side, :side]
     x = x + (y // height % 2) * (width // 2) * int(dice.random() < 0.6)
-    factor = np.ones((TEXELS, TEXELS), np.float32)
+    factor = np.ones((side, side), np.float32)
     factor *= (0.75 + 0.5 * dice.random((9, 16, 16))[0])[y // height % 16, x // width % 16]
     joint = int(dice.integers(1, 3))
     factor[(x % width < joint) | (y % height < joint)] *= dice.uniform(0.3, 0.8)
@@ -58,29 +63,62 @@ def tiles(dice: np.random.Generator) -> Floats:
 
 
 def texture(dice: np.random.Generator) -> Texture:
-    """A random opaque texture of few shades."""
-    dark, bright = (dice.uniform(low, high, 3) for low, high in ((0, 90), (60, 255)))
-    shade = noise(dice, int(2 ** dice.integers(0, 3)))
+    """A random opaque texture of few shades: (TEXELS, TEXELS, 4)."""
+    side = int(dice.choice((TEXELS // 4, TEXELS // 2, TEXELS)))
+    tint = dice.uniform(0, 0.7)  # how far the colours are from grey
+    dark, bright = (
+        (1 - tint) * dice.uniform(low, high) + tint * dice.uniform(low, high, 3)
+        for low, high in ((0, 90), (60, 255))
+    )
+    shade: Floats = noise(dice, side, int(2 ** dice.integers(0, 3)))
     if dice.random() < 0.7:
-        shade = shade * tiles(dice) * dice.uniform(0.7, 1.1)
+        shade *= tiles(dice, side) * dice.uniform(0.7, 1.1)
+    if dice.random() < 0.6:  # grain, texel by texel, as in textures made of photographs
+        shade *= 1 + dice.uniform(0.05, 0.5) * (dice.random((side, side), np.float32) - 0.5)
     shades = int(dice.integers(4, 24))
     stepped = np.rint(np.clip(shade, 0, 1) * shades) / shades
     colours = dark + (bright - dark) * stepped[..., None]
     if dice.random() < 0.3:  # a second material in blobs
-        mask = noise(dice, 4) > dice.uniform(0.5, 0.8)
+        mask = noise(dice, side, 4) > dice.uniform(0.5, 0.8)
         colours[mask] = colours[mask] * dice.uniform(0.3, 1.2, 3)
-    opaque = np.ones((TEXELS, TEXELS, 1))
-    return np.concatenate([np.clip(colours, 0, 255), opaque], axis=-1).astype(np.float32)
+    opaque = np.ones((side, side, 1))
+    made = np.concatenate([np.clip(colours, 0, 255), opaque], axis=-1).astype(np.float32)
+    return made.repeat(TEXELS // side, axis=0).repeat(TEXELS // side, axis=1)
 
 
 def sprite(dice: np.random.Generator) -> Texture:
     """A texture cut out along a random, mirrored outline."""
     made = texture(dice)
     y, x = np.mgrid[:TEXELS, :TEXELS] / (TEXELS - 1) * 2 - 1
-    half = noise(dice, 4)
+    half = noise(dice, TEXELS, 4)
     outline = np.hypot(x, y * dice.uniform(0.7, 1.2)) + (half + half[:, ::-1] - 1) * 0.8
     made[..., 3] = outline < dice.uniform(0.5, 0.9)
     return made
+
+
+def hud(dice: np.random.Generator) -> NDArray[np.uint8]:
+    """Figures, words, bars and a cross-hair on nothing: uint8 BGRA of CANVAS' size."""
+    width, height = CANVAS
+    canvas = np.zeros((height, width, 4), np.uint8)
+    for _ in range(int(dice.integers(2, 7))):
+        colour = (*(int(c) for c in dice.integers(60, 256, 3)), 255)
+        x = int(dice.choice((0.02, 0.4, 0.75)) * width + dice.integers(0, 200))
+        y = int(dice.choice((0.08, 0.8, 0.93)) * height + dice.integers(-80, 80))
+        if dice.random() < 0.3:  # a bar
+            end = (x + int(dice.integers(200, 800)), y + int(dice.integers(24, 72)))
+            cv2.rectangle(canvas, (x, y), end, colour, -1)
+            cv2.rectangle(canvas, (x, y), end, (0, 0, 0, 255), 8)
+            continue
+        text = f"{dice.choice(WORDS)} {dice.integers(0, 1000)}"
+        font, size = int(dice.choice(FONTS)), dice.uniform(2.4, 7.0)
+        bold = int(size * dice.uniform(1.5, 3.5))
+        if dice.random() < 0.6:  # an outline
+            cv2.putText(canvas, text, (x, y), font, size, (0, 0, 0, 255), bold + 16, cv2.LINE_AA)
+        cv2.putText(canvas, text, (x, y), font, size, colour, bold, cv2.LINE_AA)
+    if dice.random() < 0.5:
+        spot, white = (width // 2, height // 2), (255, 255, 255, 255)
+        cv2.drawMarker(canvas, spot, white, cv2.MARKER_CROSS, int(dice.integers(60, 200)), 10)
+    return canvas
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +151,7 @@ class Scene:
         self.angle = dice.uniform(0, 2 * np.pi)
         self.horizon = dice.uniform(-0.1, 0.1)  # of the picture's height
         self.fog = dice.uniform(0.02, 0.3)
-        self.light = dice.uniform(0.7, 1.3)
+        self.light = dice.uniform(0.4, 1.3)
         self.sky = dice.random() < 0.4
         self.repeat = int(dice.integers(1, 4))  # textures a cell
         spots = free[dice.integers(len(free), size=14)] + dice.uniform(0.2, 0.8, (14, 2))
@@ -122,6 +160,7 @@ class Scene:
             for (x, y), picture in zip(spots, dice.integers(10, 18, 14), strict=True)
         ]
         self.weapon = (int(dice.integers(10, 18)), dice.uniform(0.35, 0.7))
+        self.hud = hud(dice) if dice.random() < 0.5 else None
 
     def render(self, width: int, height: int) -> NDArray[np.uint8]:
         """Draw the scene: uint8 BGR (height, width, 3)."""
@@ -135,6 +174,7 @@ class Scene:
         picture = self._surfaces(rays.astype(np.float32), slope, distance, wall, along)
         self._draw_billboards(picture, across, slope, distance, forward, right)
         self._draw_weapon(picture, across, slope)
+        self._draw_hud(picture)
         return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
     def _cast(self, rays: NDArray[np.float64]) -> tuple[Floats, NDArray[np.int64], Floats]:
@@ -230,6 +270,15 @@ class Scene:
         rows = np.flatnonzero((v >= 0) & (v < 1))
         self._paste(picture, kind, u, v, rows, columns, 1.0)
 
+    def _draw_hud(self, picture: Floats) -> None:
+        if self.hud is None:
+            return
+        height, width = picture.shape[:2]
+        # Colours outside the marks are 0, so that the average is one of premultiplied colours.
+        over = cv2.resize(self.hud, (width, height), interpolation=cv2.INTER_AREA)
+        picture *= 1 - over[..., 3:].astype(np.float32) / 255
+        picture += over[..., :3]
+
     def _paste(
         self,
         picture: Floats,
@@ -264,7 +313,7 @@ class Raycaster(Runner):
         ]
 
     def versions(self) -> dict[str, str]:
-        return {"raycaster": "1", "numpy": np.__version__}
+        return {"raycaster": "2", "numpy": np.__version__, "opencv": cv2.__version__}
 
     def render(self, episode: Episode, size: Size) -> Generator[Frame]:
         assert episode.frames is not None
