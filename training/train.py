@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.set_num_threads(settings.train.threads)
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
-        with joined() as world:
+        with joined(settings.train.device) as world:
             if options.profile:
                 profile(settings, world, options.profile)
                 return 0

@@ -56,14 +56,15 @@ class World:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """Join the processes that torchrun started; alone if it did not."""
+def joined(device: str = "auto") -> Iterator[World]:
+    """Join the processes that torchrun started, for `train.device`; alone if it did not."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    gpus = device != "cpu" and torch.cuda.device_count() >= local_size
     if gpus:
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if gpus else "gloo")

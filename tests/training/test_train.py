@@ -27,7 +27,7 @@ from training.config import Config, ConfigError, Net, Stage
 from training.loader import Batch, Crops
 from training.quantise import RoundedActivation, RoundedKernel, quantise
 from training.tracking import Tracker
-from training.trainer import Trainer, World, rate_at, tensor_of
+from training.trainer import Trainer, World, joined, rate_at, tensor_of
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "training" / "configs" / "smoke.toml"
@@ -598,3 +598,20 @@ def test_mlflow_keeps_parameters_curve_samples_and_model(data: Path, tmp_path: P
     assert "uint8" in signature
     assert "bgra" in signature
     assert json.loads((out / "mlflow.json").read_text())["run"]
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("auto", "nccl")])
+def test_processes_for_the_cpu_join_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, device: str, backend: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", lambda _: None)
+    monkeypatch.setattr("torch.distributed.init_process_group", asked.append)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    with joined(device):
+        pass
+    assert asked == [backend]
