@@ -28,3 +28,15 @@ def test_sizes_show_the_same_place_at_the_same_spot() -> None:
         for p in (large, moved)
     ]
     assert psnr(down[0], small) > psnr(down[1], small) + 3
+
+
+def test_the_weapon_ends_at_the_same_height_at_every_size() -> None:
+    scene = Scene(7)
+    scene.hud = None
+    with_weapon = {size: scene.render(*size) for size in ((480, 270), (1440, 810))}
+    scene.weapon = (scene.weapon[0], 1e-6)
+    for size, picture in with_weapon.items():
+        with_weapon[size] = np.abs(picture.astype(int) - scene.render(*size)).sum(-1) > 0
+    small, large = with_weapon.values()
+    assert small.sum() > 500
+    assert (large[1::3, 1::3] == small).mean() > 0.999

@@ -263,9 +263,10 @@ class Scene:
 
     def _draw_weapon(self, picture: Floats, across: Floats, slope: Floats) -> None:
         kind, size = self.weapon
-        bottom = float(slope[-1, 0])
+        # The lower edge, not the last row's centre, which is elsewhere at every size.
+        bottom = (self.horizon - 0.5) * 2 * len(slope) / len(across)
         u = across / size + 0.5
-        v = 1 - (slope[:, 0] - bottom + 0.1 * size) / size
+        v = 0.9 - (slope[:, 0] - bottom) / size
         columns = np.flatnonzero((u >= 0) & (u < 1))
         rows = np.flatnonzero((v >= 0) & (v < 1))
         self._paste(picture, kind, u, v, rows, columns, 1.0)
@@ -313,7 +314,7 @@ class Raycaster(Runner):
         ]
 
     def versions(self) -> dict[str, str]:
-        return {"raycaster": "2", "numpy": np.__version__, "opencv": cv2.__version__}
+        return {"raycaster": "3", "numpy": np.__version__, "opencv": cv2.__version__}
 
     def render(self, episode: Episode, size: Size) -> Generator[Frame]:
         assert episode.frames is not None
