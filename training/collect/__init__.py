@@ -19,6 +19,7 @@ RUNNERS = {
     "openarena": ("training.collect.openarena", "OpenArena"),
     "supertuxkart": ("training.collect.supertuxkart", "SuperTuxKart"),
     "freedoom": ("training.collect.freedoom", "Freedoom"),
+    "minetest": ("training.collect.minetest", "Minetest"),
     "raycaster": ("training.collect.raycaster", "Raycaster"),
 }
 

@@ -58,6 +58,7 @@ SPLITS: dict[str, dict[Split, tuple[str, ...]]] = {
     "freedoom": {
         "test": ("MAP01", "MAP07", "MAP15", "MAP20", "E1M2", "E2M4", "E3M3", "E4M1"),
     },
+    "minetest": {"test": ("seed1", "seed2", "seed3", "seed4", "seed5")},
     "raycaster": {"train": tuple(f"seed{number}" for number in range(1, 9))},
 }
 
