@@ -18,7 +18,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -38,6 +38,7 @@ from overlay.errors import BackendUnavailable, OverlayError
 from overlay.latency import machine
 from overlay.trace.atomic import write_atomically
 from training import dataset
+from training.collect import RUNNERS
 from training.dataset import Pair, Problem
 from training.errors import DataError
 
@@ -88,6 +89,26 @@ def sequence(pair: Pair) -> str:
     return f"{pair.game}_{pair.episode}" if pair.game else pair.name
 
 
+def apart_in_time(pairs: Sequence[Pair], data: Path | None) -> frozenset[str]:
+    """Name sequences whose frames follow each other in number only, not in time.
+
+    Args:
+        pairs: the frames.
+        data: their data folder, whose manifest says how a game's frames were collected; without
+            it, or an entry in it, nothing is known against them.
+    """
+    if data is None:
+        return frozenset()
+    entries, _ = dataset.read_manifest(data / "GameEngineData")
+    found = set()
+    for pair in pairs:
+        settings = entries[pair.name].get("settings") if pair.name in entries else {"dense": True}
+        dense = isinstance(settings, dict) and settings.get("dense")
+        if pair.game in RUNNERS and not dense:
+            found.add(sequence(pair))
+    return frozenset(found)
+
+
 def _read(pair: Pair, scale: int | None) -> tuple[Pixels, Pixels, int]:
     """Read uint8 BGR LR and HR, and what HR is larger by.
 
@@ -115,13 +136,15 @@ class Evaluation:
 
     Args:
         wanted: what to do.
+        apart: sequences without flicker, as their frames lie apart in time.
     Raises:
         EvaluationError: the device, or a metric that was named, cannot be used.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, apart: Collection[str] = ()) -> None:
         _check_device(wanted.device)
         self._wanted = wanted
+        self._apart = apart
         self.left_out: list[str] = []
         self._compare = self._open_metrics()
         names = dict.fromkeys((*ALWAYS, *wanted.models))
@@ -216,7 +239,7 @@ class Evaluation:
             values = {key: compare(picture, truth) for key, compare in self._compare.items()}
         except (ValueError, RuntimeError, MemoryError) as exc:
             raise DataError(f"it cannot be measured: {_line(exc)}") from exc
-        if self._wanted.sequences:
+        if self._wanted.sequences and sequence(pair) not in self._apart:
             flicker = self._flicker.setdefault(name, Flicker())
             found = flicker(picture, truth, sequence(pair), pair.frame)
             if found is not None:
@@ -247,7 +270,11 @@ def _check_device(name: str) -> None:
 
 
 def run(
-    pairs: Sequence[Pair], problems: Sequence[Problem], wanted: Wanted, facts: Mapping[str, Any]
+    pairs: Sequence[Pair],
+    problems: Sequence[Problem],
+    wanted: Wanted,
+    facts: Mapping[str, Any],
+    data: Path | None = None,
 ) -> Result:
     """Evaluate.
 
@@ -256,12 +283,19 @@ def run(
         problems: what was left out already.
         wanted: models, metrics and so on.
         facts: more for the JSON: the command, the data.
+        data: the data folder, if the pairs are of one.
     Raises:
         EvaluationError: a metric cannot be used, or no pair could be evaluated.
     """
-    evaluation = Evaluation(wanted)
-    said = [*map(str, problems), *(f"left out {line}" for line in evaluation.left_out)]
     taken = chosen(pairs, wanted.limit, wanted.sequences)
+    without = apart_in_time(taken, data) if wanted.sequences else frozenset()
+    evaluation = Evaluation(wanted, without)
+    said = [*map(str, problems), *(f"left out {line}" for line in evaluation.left_out)]
+    said += [
+        f"no flicker of {name}: its frames do not follow each other in time; those of "
+        "overlay data collect --dense do"
+        for name in sorted(without)
+    ]
     try:
         evaluation.open_upscalers()
         for pair in _with_progress(taken):
@@ -425,7 +459,8 @@ def _evaluate(options: argparse.Namespace, words: Sequence[str]) -> int:
     wanted = Wanted(**{name: getattr(options, name) for name in names})
     pairs, problems, facts = pairs_of(options)
     command = f"python -m evaluation.evaluate {shlex.join(words)}"
-    found = run(pairs, problems, wanted, {"command": command, **facts}).to_json()
+    facts = {"command": command, **facts}
+    found = run(pairs, problems, wanted, facts, options.data).to_json()
     _write(found, options)
     sys.stdout.write(results.markdown_table(found))
     for problem in found["problems"]:

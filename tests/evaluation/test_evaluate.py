@@ -251,6 +251,34 @@ def test_an_onnx_file(tmp_path: Path) -> None:
 # --- whole runs ----------------------------------------------------------------------------------
 
 
+def test_flicker_is_of_frames_that_follow_each_other_in_time(tmp_path: Path) -> None:
+    """Freedoom's views of places have numbers in a row, too."""
+    folder = tmp_path / "GameEngineData"
+    lines = []
+    for episode, settings in (("m1", {"tick": "place"}), ("m1-dense", {"dense": True})):
+        for frame in range(3):
+            name = f"freedoom_{episode}_{frame:04}"
+            high = cv2.resize(crop("map07-0007-x4-hr"), (960 + 8, 540))[:, 4 * frame :][:, :960]
+            write(folder / "540p" / "test" / f"{name}.png", high)
+            low = cv2.resize(high, (480, 270), interpolation=cv2.INTER_AREA)
+            write(folder / "270p" / "test" / f"{name}.png", low)
+            lines.append(json.dumps({"name": name, "split": "test", "settings": settings}))
+    (folder / "manifest.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out.json"
+    command = ["--data", str(tmp_path), "--split", "test", "--high", "540", "--json", str(out)]
+    code = evaluate.main([*command, "--metrics", "psnr", "--sequences"])
+    found = json.loads(out.read_text())
+    cells = [p for p in found["per_image"] if p["model"] == "bicubic"]
+    assert [p["name"] for p in cells if "flicker" in p] == [
+        "freedoom_m1-dense_0001",
+        "freedoom_m1-dense_0002",
+    ]
+    assert code == 1
+    (problem,) = found["problems"]
+    assert "no flicker of freedoom_m1: its frames do not follow each other in time" in problem
+    assert evaluate.main([*command, "--metrics", "psnr"]) == 0  # nor is it missed unless asked for
+
+
 def test_a_run_from_folders_to_tables(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(
         data, "--models", "default-x4,nearest", "--metrics", "psnr,ssim,haarpsi", "--sequences",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Generator
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -15,12 +16,21 @@ import numpy as np
 import pytest
 
 from training import cli
-from training.collect import RUNNERS, open_runner
+from training.collect import RUNNERS, freedoom, open_runner
 from training.collect.align import Limits
 from training.collect.collect import SMALL, Outcome, Task, collect, summary, tasks_of
-from training.collect.freedoom import moved
+from training.collect.freedoom import Freedoom, moved
+from training.collect.openarena import video_script
 from training.collect.raycaster import Raycaster, Scene
-from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
+from training.collect.runner import (
+    CollectError,
+    Episode,
+    Frame,
+    Pixels,
+    Runner,
+    Size,
+    dense_of,
+)
 from training.collect.splits import SPLITS, split_of
 from training.collect.store import Store
 from training.dataset import check, find_pairs, read_manifest, read_png
@@ -247,7 +257,7 @@ def test_no_map_is_in_two_splits_and_names_fit_into_files() -> None:
             assert "_" not in episode.game + episode.name
             assert episode.split == split_of(game, episode.map)
             assert json.loads(json.dumps(episode.settings)) == episode.settings
-    assert set(SPLITS["freedoom"]) == {"test"}
+    assert set(SPLITS["freedoom"]) == set(SPLITS["minetest"]) == {"test"}
 
 
 def test_unknown_names_are_refused() -> None:
@@ -292,6 +302,87 @@ def test_the_truth_is_cut_out_with_its_offset() -> None:
     assert (shifted[:2, 1:] == huge[3:7:2, 1:6:2]).all()
     assert (shifted[3, 1:] == huge[7, 1:6:2]).all()  # beyond the border: its last row
     assert (shifted[0, 0] == huge[3, 0]).all()
+
+
+def test_dense_sequences_are_of_no_map_that_is_trained_on() -> None:
+    dense = {game: open_runner(game).dense() for game in RUNNERS}
+    assert {game for game, episodes in dense.items() if episodes} == {"openarena", "freedoom"}
+    for game, episodes in dense.items():
+        usual = {episode.name: episode for episode in open_runner(game).episodes()}
+        for episode in episodes:
+            assert split_of(game, episode.map) == episode.split != "train"
+            assert episode.name not in usual
+            same = usual[episode.name.removesuffix("-dense")]
+            assert (same.map, same.seed) == (episode.map, episode.seed)
+            assert episode.settings["dense"] is True
+            assert "dense" not in same.settings
+            assert episode.frames == 24
+    (one,) = (e for e in open_runner("openarena").dense(5) if e.name == "oa-dm6-dense")
+    assert (one.frames, one.settings["fps"]) == (5, 20.0)
+
+
+def test_a_video_ends_after_its_frames() -> None:
+    assert video_script(None) == "video frames\n"
+    words = video_script(44).split()
+    assert words[:3] == ["video", "frames", "wait"]
+    assert int(words[3]) >= 44
+    assert words[4] == "quit"
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_dense_and_single_frames_do_not_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dense: bool
+) -> None:
+    def episodes(self: Raycaster, frames: int | None = None) -> list[Episode]:
+        return dense_of(Fake().episodes(), 2, {})
+
+    monkeypatch.setattr(Raycaster, "dense", episodes)
+    monkeypatch.setattr(Raycaster, "sizes", SIZES)
+    monkeypatch.setattr(Raycaster, "render", lambda _, *how: Fake().render(*how))
+    single = ["--frames", "2", "--episodes", "seed1"]
+    first, second = ([*single], ["--dense"]) if dense else (["--dense"], [*single])
+    command = ["collect", "--games", "raycaster", "--out", str(tmp_path)]
+    assert cli.main([*command, *first]) == 0
+    before = files(tmp_path)
+    assert cli.main([*command, *second]) == 1
+    refused = "has single frames" if dense else "has dense frames"
+    assert refused in capsys.readouterr().err
+    assert files(tmp_path) == before != []
+    assert cli.main(["collect", "--small", "--dense", "--out", str(tmp_path)]) == 1
+
+
+def test_dense_sequences_go_into_a_folder_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["collect", "--dense", "--list"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "openarena aggressor-dense val" in said
+    assert "freedoom map01-dense test" in said
+    assert not any(line.endswith("train") for line in said)
+    monkeypatch.setattr(Raycaster, "dense", lambda self, frames=None: Fake().episodes(2))
+    monkeypatch.setattr(Raycaster, "sizes", SIZES)
+    monkeypatch.setattr(Raycaster, "render", lambda _, *how: Fake().render(*how))
+    assert cli.main(["collect", "--dense", "--games", "raycaster"]) == 0
+    assert len(files(tmp_path / "data" / "dense")) == 4
+
+
+@pytest.mark.skipif(find_spec("vizdoom") is None, reason="pip install vizdoom==1.3.2")
+def test_freedoom_walks_the_same_way_at_every_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Freedoom, "sizes", ((480, 270), (960, 540)))
+    monkeypatch.setattr(freedoom, "FAR", 30)  # six frames do not lead far
+    runner = Freedoom()
+    (episode,) = (e for e in runner.dense(6) if e.name == "map01-dense")
+    outcome = collect(Task(runner, episode), Store(tmp_path))
+    assert (outcome.what, outcome.frames) == ("kept", 6), outcome.reason
+    pairs, problems = find_pairs(tmp_path, split="test", low=270, high=540)
+    assert ([pair.frame for pair in pairs], problems) == ([*range(6)], [])
+    shown = [read_png(pair.low).astype(float) for pair in pairs]
+    steps = [np.abs(a - b).mean() for a, b in pairwise(shown)]
+    assert min(steps) > 0
+    assert max(steps) < np.abs(shown[0] - shown[5]).mean()  # nearer in time, nearer in looks
 
 
 @pytest.mark.skipif(find_spec("vizdoom") is None, reason="pip install vizdoom==1.3.2")

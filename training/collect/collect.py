@@ -55,7 +55,11 @@ class Outcome:
 
 
 def tasks_of(
-    games: Sequence[str], episodes: Sequence[str] = (), frames: int | None = None
+    games: Sequence[str],
+    episodes: Sequence[str] = (),
+    frames: int | None = None,
+    *,
+    dense: bool = False,
 ) -> list[Task]:
     """List what to collect.
 
@@ -63,13 +67,15 @@ def tasks_of(
         games: names of `RUNNERS`.
         episodes: only these; empty for all.
         frames: of each episode at most; None for the game's usual number.
+        dense: the sequences whose frames follow each other in time, instead of the usual ones.
     Raises:
         DataError: no such game or episode.
     """
     tasks = []
     for game in games:
         runner = open_runner(game)
-        tasks += [Task(runner, episode) for episode in runner.episodes(frames)]
+        found = runner.dense(frames) if dense else runner.episodes(frames)
+        tasks += [Task(runner, episode) for episode in found]
     known = {task.episode.name for task in tasks}
     if unknown := set(episodes) - known:
         raise DataError(
@@ -164,6 +170,22 @@ def collect_all(
     return outcomes
 
 
+def check_kind(store: Store, *, dense: bool) -> None:
+    """Refuse a folder that has the other kind of sequences.
+
+    Raises:
+        DataError: means over both would be of neither.
+    """
+    for entry in store.all_entries():
+        settings = entry.get("settings")
+        if dense != bool(isinstance(settings, dict) and settings.get("dense")):
+            has, wanted = ("single", "dense") if dense else ("dense", "single")
+            raise DataError(
+                f"{store.folder} has {has} frames ({entry.get('name')}) and takes no {wanted} "
+                "ones: name another folder by --out"
+            )
+
+
 def summary(store: Store) -> str:
     """Count the frames of each game and split, as text."""
     counts = Counter(
@@ -180,7 +202,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Let games draw the same frames at 270p, 360p, 540p and 1080p. What is there "
         "already is kept, and what was interrupted goes on.",
     )
-    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="data folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="data folder (default: data; data/dense)"
+    )
     parser.add_argument(
         "--games", default=",".join(RUNNERS), metavar="A,B,…", help="default: %(default)s"
     )
@@ -190,6 +214,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--retry", action="store_true", help="also what the gate dropped before")
     parser.add_argument(
         "--small", action="store_true", help="a few frames of Freedoom and the ray caster: a trial"
+    )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="frames that follow each other at 17 or 20 a second, for flicker; not for training",
     )
     parser.add_argument("--list", action="store_true", help="only say what there is to collect")
     run: Callable[[argparse.Namespace], int] = _run
@@ -204,6 +233,8 @@ def positive(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.small and arguments.dense:
+        raise DataError("--small has no dense sequences; leave one of both out")
     if arguments.small:
         tasks = [
             task
@@ -212,12 +243,13 @@ def _run(arguments: argparse.Namespace) -> int:
         ]
     else:
         names = _list(arguments.games), _list(arguments.episodes)
-        tasks = tasks_of(*names, arguments.frames)
+        tasks = tasks_of(*names, arguments.frames, dense=arguments.dense)
     if arguments.list:
         for episode in (task.episode for task in tasks):
             sys.stdout.write(f"{episode.game} {episode.name} {episode.split}\n")
         return 0
-    store = Store(arguments.out)
+    store = Store(arguments.out or Path("data/dense" if arguments.dense else "data"))
+    check_kind(store, dense=arguments.dense)
     with progress_bar() as bar:
         outcomes = collect_all(tasks, store, bar, jobs=arguments.jobs, retry=arguments.retry)
     sys.stdout.write(f"{summary(store)}\n")

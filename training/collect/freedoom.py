@@ -1,4 +1,4 @@
-"""Freedoom (ViZDoom): views of eight maps, test pictures, never trained on.
+"""Freedoom (ViZDoom): views of eight maps, and short walks; test pictures, never trained on.
 
 The engine is deterministic: the same seed and actions give the same world at every size. It
 offers no 480x270 and no 960x540, so a copy of the engine with an edited mode table is started
@@ -17,11 +17,12 @@ Freedoom's pictures are under a BSD licence.
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ from typing import Any
 import numpy as np
 
 from training.collect.align import Limits
-from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
+from training.collect.runner import (
+    CollectError,
+    Episode,
+    Frame,
+    Pixels,
+    Runner,
+    Size,
+    dense_of,
+)
 from training.collect.splits import maps_of
 
 CHEATS = ("god", "give weapons", "give ammo", "give keys")
@@ -61,6 +70,10 @@ TRUTHS = {
 #: Modes of the engine's table that are given up for ours.
 SWAPPED_MODES = {(512, 288): (480, 270), (800, 450): (960, 540), (1600, 1200): HUGE}
 VIEWS = 8  # of each map
+#: Of dense sequences: 24 frames, every second of the 35 tics a second.
+DENSE_FRAMES, DENSE_TICS = 24, 2
+#: Walks that are tried, and how far one leads at least, in the map's units (a door is 64 wide).
+WALKS, FAR = 60, 200.0
 
 WRAPPER = """#!/bin/bash
 # The engine takes the first -width and -height it meets: replace those ViZDoom passes.
@@ -86,7 +99,7 @@ class Freedoom(Runner):
     limits = Limits(shift_px=1.5, fit_px=0.5, psnr_db=26.0)  # unfiltered textures
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[str, int, int], set[int]] = {}
+        self._plans: dict[tuple[str, int, int, bool], set[int]] = {}
         self._lock = threading.Lock()  # of _plans
 
     def episodes(self, frames: int | None = None) -> list[Episode]:
@@ -97,20 +110,29 @@ class Freedoom(Runner):
             for name, split in maps_of(self.name).items()
         ]
 
+    def dense(self, frames: int | None = None) -> list[Episode]:
+        how = {"tick": f"{DENSE_TICS}/35 s"}
+        return dense_of(self.episodes(), frames or DENSE_FRAMES, how)
+
     def versions(self) -> dict[str, str]:
         return {"vizdoom": str(_vizdoom().__version__)}
 
     def render(self, episode: Episode, size: Size) -> Generator[Frame]:
         assert episode.frames is not None
-        key = (episode.map, episode.seed, episode.frames)
+        dense = bool(episode.settings.get("dense"))
+        drawn = _walks if dense else _views
+        key = (episode.map, episode.seed, episode.frames, dense)
         with self._lock:
             wanted = self._plans.get(key)
         if wanted is None:
-            wanted = {number for number, _ in _visit(episode, self.sizes[0], None)}
+            wanted = {number for number, _ in _visit(drawn, episode, self.sizes[0], None)}
             with self._lock:
                 self._plans[key] = wanted
-        for number, pixels in _visit(episode, size, wanted):
-            yield Frame(number, number, pixels)
+        if not wanted:
+            raise CollectError(f"{episode.map} has nothing to see by seed {episode.seed}")
+        first = min(wanted) if dense else 0
+        for number, pixels in _visit(drawn, episode, size, wanted):
+            yield Frame(number - first, number - first, pixels)
 
     def pictures(self, size: Size, pixels: Pixels) -> dict[str, Pixels]:
         if size != HUGE:
@@ -203,18 +225,25 @@ def _is_a_view(depth: Pixels, pixels: Pixels) -> bool:
     return far and near < 0.3 and float(pixels.std()) > 18
 
 
-def _visit(episode: Episode, size: Size, wanted: set[int] | None) -> Iterator[tuple[int, Pixels]]:
+#: Gives numbered frames of a game; arguments: game, seed, numbers wanted or None, how many.
+Drawn = Callable[[Any, int, set[int] | None, int], Iterator[tuple[int, Pixels]]]
+
+
+def _visit(
+    drawn: Drawn, episode: Episode, size: Size, wanted: set[int] | None
+) -> Iterator[tuple[int, Pixels]]:
     """Go from place to place and give the frames wanted.
 
     Args:
-        wanted: numbers of the places to show, or None to choose the first `episode.frames` good
-            views, by the depth buffer.
+        drawn: `_views` or `_walks`.
+        wanted: numbers of the frames to show, or None to choose `episode.frames` good ones, by the
+            depth buffer.
     """
     assert episode.frames is not None
     with tempfile.TemporaryDirectory(prefix="freedoom-") as folder:
         game = _open_game(episode, size, Path(folder), depth=wanted is None)
         try:
-            yield from _views(game, episode.seed, wanted, episode.frames)
+            yield from drawn(game, episode.seed, wanted, episode.frames)
         finally:
             game.close()
 
@@ -222,10 +251,7 @@ def _visit(episode: Episode, size: Size, wanted: set[int] | None) -> Iterator[tu
 def _views(
     game: Any, seed: int, wanted: set[int] | None, count: int
 ) -> Iterator[tuple[int, Pixels]]:
-    _cheat(game)
-    game.make_action([0] * len(BUTTONS), 2)
-    objects = game.get_state().objects
-    places = sorted((round(o.position_x), round(o.position_y)) for o in objects)
+    places = _places(game)
     dice = random.Random(seed)
     found = 0
     for number in range(8 * count + 8 if wanted is None else max(wanted, default=-1) + 1):
@@ -242,6 +268,56 @@ def _views(
                 yield number, pixels.copy()
         if wanted is None and found >= count:
             return
+
+
+def _walks(
+    game: Any, seed: int, wanted: set[int] | None, count: int
+) -> Iterator[tuple[int, Pixels]]:
+    """Walk `count` steps from each place; give the first walk that is all views, or that wanted.
+
+    A frame's number is walk * count + step.
+    """
+    places = _places(game)
+    dice = random.Random(seed)
+    for walk in range(WALKS if wanted is None else max(wanted) // count + 1):
+        shown = wanted is None or walk * count in wanted
+        _go(game, places, dice, shown)
+        start, frames = _position(game), []
+        for state in _steps(game, dice, count, shown):
+            pixels = state.screen_buffer
+            if wanted is not None or _is_a_view(state.depth_buffer, pixels):
+                frames.append(pixels.copy())
+        if game.is_episode_finished():
+            game.new_episode()
+            _cheat(game)
+        elif len(frames) == count and math.dist(start, _position(game)) > FAR:
+            yield from enumerate(frames, walk * count)
+            return
+
+
+def _steps(game: Any, dice: random.Random, count: int, shown: bool) -> Iterator[Any]:
+    """Walk on and turn a little; give the state after each step, if it is shown."""
+    turn = dice.uniform(-1.5, 1.5)  # degrees a tic
+    for _ in range(count):
+        turn = min(max(turn + dice.uniform(-0.3, 0.3), -2), 2)
+        game.set_action([1, 0, 0, 0, turn, *[0] * (len(BUTTONS) - 5)])
+        game.advance_action(DENSE_TICS, shown)
+        if shown and not game.is_episode_finished():
+            yield game.get_state()
+
+
+def _position(game: Any) -> tuple[float, float]:
+    variables = _vizdoom().GameVariable
+    x, y = (game.get_game_variable(v) for v in (variables.POSITION_X, variables.POSITION_Y))
+    return float(x), float(y)
+
+
+def _places(game: Any) -> list[tuple[int, int]]:
+    """Begin, and list where things stand."""
+    _cheat(game)
+    game.make_action([0] * len(BUTTONS), 2)
+    objects = game.get_state().objects
+    return sorted((round(o.position_x), round(o.position_y)) for o in objects)
 
 
 def _go(game: Any, places: list[tuple[int, int]], dice: random.Random, shown: bool) -> None:

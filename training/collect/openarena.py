@@ -27,12 +27,22 @@ from pathlib import Path
 import numpy as np
 
 from training.collect.packaged import build_library, debian_versions, private_display, run_program
-from training.collect.runner import CollectError, Episode, Frame, Pixels, Runner, Size
+from training.collect.runner import (
+    CollectError,
+    Episode,
+    Frame,
+    Pixels,
+    Runner,
+    Size,
+    dense_of,
+)
 from training.collect.splits import split_of
 
 HERE = Path(__file__).parent
 DEMOS = HERE.parent / "demos"
 ENGINE = "/usr/lib/ioquake3/ioquake3"
+#: Of dense sequences: after a second, 24 frames at 20 a second.
+DENSE_FPS, DENSE_START, DENSE_FRAMES = 20.0, 20, 24
 BOTS = ("grism", "kyonshi", "sarge", "major", "gargoyle", "merman")
 
 HOST_GAME = """
@@ -63,7 +73,7 @@ seta r_flares 0
 seta r_lodbias -2
 seta r_texturemode GL_LINEAR_MIPMAP_LINEAR
 seta cg_shadows 1
-set activeAction "video frames"
+set activeAction "exec video.cfg"
 set nextdemo "quit"
 demo {demo}
 """
@@ -76,6 +86,13 @@ def follow_script(name: str, frames: int, changes: int = 6) -> str:
     for _ in range(changes):
         lines += [f"wait {frames // changes}", "follownext"]
     return "\n".join([*lines, "stoprecord", "quit", ""])
+
+
+def video_script(frames: int | None) -> str:
+    """Console script: draw the demo into a video, `frames` of it at least, None = to its end."""
+    if frames is None:
+        return "video frames\n"
+    return f"video frames\nwait {2 * frames + 10}\nquit\n"  # it waits twice a frame
 
 
 def run_engine(
@@ -177,6 +194,10 @@ class OpenArena(Runner):
             for demo in sorted(self.demos.glob("*.dm_71"))
         ]
 
+    def dense(self, frames: int | None = None) -> list[Episode]:
+        how = {"fps": DENSE_FPS, "start": DENSE_START}
+        return dense_of(self.episodes(), frames or DENSE_FRAMES, how)
+
     def versions(self) -> dict[str, str]:
         if not Path(ENGINE).exists():
             raise CollectError(
@@ -190,14 +211,17 @@ class OpenArena(Runner):
         with tempfile.TemporaryDirectory(prefix="openarena-") as folder:
             home = new_home(Path(folder) / "home")
             shutil.copyfile(demo, home / "baseoa" / "demos" / demo.name)
-            script = PLAY_DEMO.format(fps=self.fps, demo=demo.stem)
+            fps, start = episode.settings["fps"], episode.settings.get("start", 0)
+            end = None if episode.frames is None else start + episode.frames
+            script = PLAY_DEMO.format(fps=fps, demo=demo.stem)
+            (home / "baseoa" / "video.cfg").write_text(video_script(end))
             preload = build_library(HERE / "detrand.c", Path(folder))
             with private_display(*size) as display:
                 run_engine(home, script, size, display, preload=preload)
             videos = sorted((home / "baseoa" / "videos").glob("*.avi"))
             pixels = (frame for video in videos for frame in frames_of(video, size))
-            for number, frame in enumerate(islice(pixels, episode.frames)):
-                yield Frame(number, round(number * 1000 / self.fps), frame)
+            for number, frame in enumerate(islice(pixels, start, end)):
+                yield Frame(number, round((start + number) * 1000 / fps), frame)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

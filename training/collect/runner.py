@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,27 @@ class Episode:
     settings: dict[str, Any]
 
 
+def dense_of(
+    episodes: Iterable[Episode], frames: int, settings: Mapping[str, Any]
+) -> list[Episode]:
+    """Give each episode that is not trained on as a dense one; see `Runner.dense`.
+
+    Args:
+        frames: of each.
+        settings: what differs from the episode's own.
+    """
+    return [
+        replace(
+            episode,
+            name=f"{episode.name}-dense",
+            frames=frames,
+            settings=episode.settings | dict(settings) | {"dense": True},
+        )
+        for episode in episodes
+        if episode.split != "train"
+    ]
+
+
 class Frame(NamedTuple):
     """One drawn frame.
 
@@ -70,6 +91,14 @@ class Runner(ABC):
     @abstractmethod
     def episodes(self, frames: int | None = None) -> list[Episode]:
         """List all episodes; `frames` is how many of each, None = the game's usual number."""
+
+    def dense(self, frames: int | None = None) -> list[Episode]:
+        """List stretches of frames that follow each other at ten a second of the game or more.
+
+        They are for what happens in time, never trained on, and kept in a folder of their own:
+        `settings["dense"]` is true.
+        """
+        return []
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
