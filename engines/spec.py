@@ -25,7 +25,8 @@ class Source:
             user's.
         name: file name; for "package" the path inside it of the `.bin`, whose `.param` is
             beside it.
-        sha256: of the file, hexadecimal; "" where none is known (a shape without weights).
+        sha256: of the file, hexadecimal; "" where none is known, so that its tensors' names and
+            shapes are all that can be checked.
         package: name of the distribution.
         url: where people get the file.
     """
@@ -50,12 +51,15 @@ class ModelSpec:
         shape: arguments of the architecture.
         net_scale: scale of the net itself where a bicubic resize to `scale` follows it, else 0.
         blend: the second file of a model that blends two, weight for weight.
+        beside: of these files too one is needed, besides one of `sources`.
+        offline: for single pictures, see `engines.offline`: too slow to run beside a game, so
+            there are no engines of it.
         output: what the engine's pictures are: "bgra", or "luma" (BT.601 full range), whose
             colours the presenter takes from the source.
         size_multiple: the net wants width and height to be multiples of this; exported graphs
             pad by themselves.
         receptive_field: how many source pixels away from an output pixel (on each side, at
-            most) a source pixel can change it.
+            most) a source pixel can change it; 0 for an offline model: the whole picture.
         fp16_max: largest difference between FP16 and FP32 that is accepted, in levels of 255.
         fp16_mean: the same for the mean absolute difference.
         author: of the weights, for people.
@@ -74,6 +78,8 @@ class ModelSpec:
     shape: tuple[tuple[str, int], ...] = ()
     net_scale: int = 0
     blend: Source | None = None
+    beside: tuple[Source, ...] = ()
+    offline: bool = False
     output: Output = "bgra"
     size_multiple: int = 1
     receptive_field: int = 0
@@ -87,7 +93,15 @@ class ModelSpec:
     @property
     def has_weights(self) -> bool:
         """Whether weights for this row exist at all; if not, it is a shape to be trained."""
-        return any(source.sha256 for source in self.sources)
+        return bool(self.sources)
+
+    @property
+    def why_no_engine(self) -> str:
+        """Say in one line why there is no engine of an offline model."""
+        return (
+            f"{self.id} is offline: it is far too slow to run live, so there are no engines of "
+            "it; choose another model"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,28 @@ def _span(scale: int) -> ModelSpec:
     )
 
 
+def _resshift(version: str, steps: int, sha256: str, notes: str) -> ModelSpec:
+    def files(stem: str, sha256: str) -> tuple[Source, ...]:
+        url = f"https://github.com/zsyOAOA/ResShift/releases/download/v2.0/{stem}.pth"
+        return (
+            Source("file", f"{stem}.pth", sha256, url=url),
+            Source("file", f"{stem}.safetensors", ""),
+        )
+
+    digest = "e967eaa2c380152811c53e312990d6967a8a957c4f7590f19490ec72110b2889"
+    return ModelSpec(
+        id=f"resshift-{version}",
+        architecture="resshift",
+        scale=4,
+        licence="LicenseRef-S-Lab-1.0 (non-commercial)",
+        sources=files(f"resshift_realsrx4_s{steps}_{version}", sha256),
+        beside=files("autoencoder_vq_f4", digest),
+        offline=True,
+        author="Zongsheng Yue et al.",
+        notes=notes,
+    )
+
+
 _ANIME_VIDEO = (
     _carried(
         "realesr-animevideov3-x4",
@@ -109,7 +131,8 @@ _ANIME_VIDEO = (
     ),
 )
 
-#: Every model: the defaults in order of scale, Real-ESRGAN's, then shapes without weights.
+#: Every model: the defaults in order of scale, Real-ESRGAN's, ResShift, then shapes without
+#: weights.
 ZOO = (
     _default(
         2,
@@ -189,6 +212,11 @@ ZOO = (
         ),
         scale=2, notes="photographs, sharp; too slow for most GPUs in real time",
     ),
+    _resshift("v1", 15, "", "photographs, one at a time (offline), 15 steps"),
+    _resshift(
+        "v3", 4, "878da888bbbe10b8b0d4ff179c2de3059fd8a4cf2c705942a77a7f3b23ea1efd",
+        "photographs, one at a time (offline), 4 steps",
+    ),
     *(_span(scale) for scale in (2, 4)),
     *(
         _compact(
@@ -211,6 +239,8 @@ _DEFAULTS = tuple(_BY_NAME[f"default-x{scale}"] for scale in (2, 3, 4))
 #: Names under which a row is known elsewhere, already in the form `_plain` gives.
 _ALIASES = {
     "realesr-animevideov3": "realesr-animevideov3-x4",
+    "resshift-realsrx4-s15-v1": "resshift-v1",
+    "resshift-realsrx4-s4-v3": "resshift-v3",
     "realesrgan-x4plus-anime": "realesrgan-x4plus-anime-6b",
 }
 

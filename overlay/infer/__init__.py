@@ -13,6 +13,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -288,17 +289,24 @@ def check_model(name: str) -> None:
 
     Raises:
         SettingsError: it is neither "default", nor a shader, nor can it be a model's; the
-            message lists nets and shaders.
+            message lists nets and shaders. Or it is a model for single pictures.
     """
     from engines import zoo
+    from engines.errors import UnknownModel
     from overlay.infer.find import is_known
 
-    if name != "default" and name not in SHADERS and not is_known(name):
-        known = ("default", *(spec.id for spec in zoo.ZOO), *SHADERS)
+    if name == "default" or name in SHADERS:
+        return
+    if not is_known(name):
+        known = ("default", *(spec.id for spec in zoo.ZOO if not spec.offline), *SHADERS)
         raise SettingsError(
             f"unknown model {name!r} (one of {', '.join(known)}, or a file)"
             f"{suggestion(name, known)}"
         )
+    with suppress(UnknownModel):
+        spec = zoo.spec(name.partition("@")[0])
+        if spec.offline:
+            raise SettingsError(spec.why_no_engine)
 
 
 def warmed_up(upscaler: Upscaler, source: Size) -> Upscaler:

@@ -38,11 +38,11 @@ def test_names_from_elsewhere_are_understood() -> None:
 def test_rows_are_complete() -> None:
     assert len({row.id for row in zoo.ZOO}) == len(zoo.ZOO)
     for row in zoo.ZOO:
-        assert row.receptive_field > 0
+        assert (row.receptive_field > 0) != row.offline
         assert row.licence
         assert not row.licence.startswith(("GPL", "AGPL"))
-        for source in (*row.sources, *([row.blend] if row.blend else [])):
-            assert len(source.sha256) == 64
+        for source in (*row.sources, *([row.blend] if row.blend else []), *row.beside):
+            assert len(source.sha256) == 64 or (row.offline and not source.sha256)
             assert (source.kind == "package") == bool(source.package)
 
 
