@@ -5,8 +5,7 @@
     <root>/{GameEngineData,DownscaleData}/manifest.jsonl    one JSON object a frame
 
 GameEngineData was rendered at each size, DownscaleData was degraded from 1080p, which lies beside
-it or in GameEngineData. A folder `<high>p-for-<low>p`, where it has the frame, wins over `<high>p`
-for that pair of sizes: the truth of games whose renderer samples the corners of pixels.
+it or in GameEngineData.
 
 A frame that is wrong is reported as a `Problem` and left out; it never stops the others, and is
 never trained on. A sequence (game and episode) lies in one split only.
@@ -294,10 +293,10 @@ def _folders(root: Path, kind: str, split: str, low: int, high: int) -> tuple[Pa
     if low >= high or (kind == "DownscaleData" and high != 1080):
         raise DataError(f"no pairs of {low}p and {high}p in {kind}; choose other heights")
     folder = root / kind / f"{low}p" / split
-    twins = [root / kind / f"{high}p-for-{low}p" / split, root / kind / f"{high}p" / split]
+    twins = [root / kind / f"{high}p" / split]
     if kind == "DownscaleData":  # its source may lie in either, and not all of it be degraded
         twins = [root / each / f"{high}p" / split for each in reversed(KINDS)]
-    for needed in (folder, *(() if kind == "DownscaleData" else twins[-1:])):
+    for needed in (folder, *(() if kind == "DownscaleData" else twins)):
         if not needed.is_dir():
             raise DataError(
                 f"no frames in {needed}; make them with overlay data collect or degrade"
@@ -536,7 +535,7 @@ def _check_frame(
 def _files(
     folder: Path, split: str, name: str, heights: Iterable[int], listed: Collection[str]
 ) -> Iterator[tuple[Path, int]]:
-    """Give the files of a frame with their heights; the other truths only where they are.
+    """Give the files of a frame with their heights.
 
     DownscaleData's HR may lie in GameEngineData, and not every frame is degraded to every size.
     """
@@ -549,9 +548,6 @@ def _files(
             elif f"{height}p" not in listed:
                 continue
         yield path, height
-        for other in sorted(folder.glob(f"{height}p-for-*p")):
-            if (path := other / split / file).is_file():
-                yield path, height
 
 
 def _damage(path: Path, expected: object) -> str:

@@ -270,12 +270,8 @@ def _crops(name: str, result: Mapping[str, Any], out: Path, count: int) -> Itera
 def _files(result: Mapping[str, Any], frame: str) -> tuple[Path, Path] | None:
     """Find a frame's files; None if they are not on this machine."""
     low, high = Path(result.get("lr", "")), Path(result.get("hr", ""))
-    other = high.parent.with_name(f"{high.parent.name}-for-{low.parent.name}") / high.name
-    for folder in (other, high):
-        paths = low / f"{frame}.png", folder / f"{frame}.png"
-        if all(path.is_file() for path in paths):
-            return paths
-    return None
+    paths = low / f"{frame}.png", high / f"{frame}.png"
+    return paths if all(path.is_file() for path in paths) else None
 
 
 def _enlarged(

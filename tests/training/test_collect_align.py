@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.collect.align import Limits, Verdict, judge, pairs_of, whole_shift
+from training.collect.align import Limits, Verdict, judge, whole_shift
 from training.dataset import Pixels
 
 Change = Callable[[int, Pixels], Pixels]
@@ -175,16 +175,6 @@ def test_more_than_half_must_be_good(tmp_path: Path) -> None:
 
     assert black(2).reason == ""
     assert "3 of 4 frames are bad" in black(3).reason
-
-
-def test_the_truth_for_one_size_is_what_is_measured() -> None:
-    folders = dict.fromkeys(("270p", "360p", "540p", "1080p", "540p-for-270p", "1080p-for-360p"))
-    assert list(pairs_of(folders)) == [
-        ("270p->1080p", "270p", "1080p"),
-        ("360p->1080p", "360p", "1080p-for-360p"),
-        ("540p->1080p", "540p", "1080p"),
-        ("270p->540p", "270p", "540p-for-270p"),
-    ]
 
 
 def test_no_frame_at_all_is_said() -> None:

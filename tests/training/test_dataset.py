@@ -95,17 +95,6 @@ def test_nothing_is_wrong_with_good_data(pristine: Path) -> None:
     assert check(pristine, "GameEngineData", thorough=True) == []
 
 
-def test_the_truth_for_one_size_wins(root: Path) -> None:
-    other = root / "GameEngineData" / "1080p-for-270p" / "train" / "doom_map01_0001.png"
-    other.parent.mkdir(parents=True)
-    other.write_bytes(low(root, ALL[1], 1080).read_bytes())
-    highs = [pair.high for pair in find_pairs(root, low=270, high=1080)[0]]
-    assert highs == [low(root, ALL[0], 1080), other, *(low(root, n, 1080) for n in ALL[2:])]
-    assert other not in [pair.high for pair in find_pairs(root, low=360, high=1080)[0]]
-    other.write_bytes(other.read_bytes()[:-1])
-    assert [p.name for p in check(root, "GameEngineData", thorough=False)] == [ALL[1]]
-
-
 def test_downscaled_frames_find_their_source(root: Path) -> None:
     folder = root / "DownscaleData" / "270p" / "train"
     folder.mkdir(parents=True)

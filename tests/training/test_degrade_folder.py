@@ -181,18 +181,6 @@ def test_bad_sources_are_reported_and_left_out(source: Path, tmp_path: Path) -> 
     assert [pair.high for pair in pairs] == [folder / f"{NAMES[0]}.png"]
 
 
-def test_another_truth_as_source_is_kept_beside(source: Path, tmp_path: Path) -> None:
-    for folder, number in (("1080p", 0), ("1080p-for-540p", 1)):
-        target = tmp_path / "GameEngineData" / folder / "train" / f"{NAMES[0]}.png"
-        target.parent.mkdir(parents=True)
-        target.write_bytes((source / "train" / f"{NAMES[number]}.png").read_bytes())
-    other = target.parents[1]
-    assert degrade(tmp_path, "render", 540, source=other) == (1, [])
-    (pair,), problems = find_pairs(tmp_path, "DownscaleData", low=540, high=1080)
-    assert problems == []
-    assert pair.high.read_bytes() == target.read_bytes()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a right there")
 def test_a_source_behind_a_symbolic_link(source: Path, tmp_path: Path) -> None:
     given = tmp_path / "given" / "val"

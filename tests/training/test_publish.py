@@ -44,9 +44,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         entry = {"name": name, "split": split, "licence": licence, "sha256": sums}
         lines.append(json.dumps(entry | {"versions": {"engine": "1.2"}}))
     (folder / "manifest.jsonl").write_text("\n".join(lines))
-    other = folder / "1080p-for-360p" / "test" / f"{FRAMES[2][1]}.png"
-    other.parent.mkdir(parents=True)
-    other.write_bytes((folder / "1080p" / "test" / other.name).read_bytes())
     return root
 
 
@@ -104,7 +101,6 @@ def test_the_layout_is_srgds(
     assert run("--to", "huggingface", "--root", root, "--out", tmp_path / "out") == 0
     archives = [
         *(f"data/GameEngineData/freedoom/test-{h}p.tar.gz" for h in HEIGHTS),
-        "data/GameEngineData/freedoom/test-1080p-for-360p.tar.gz",
         *(f"data/GameEngineData/freedoom/train-{h}p.tar.gz" for h in HEIGHTS),
         *(f"data/GameEngineData/openarena/train-{h}p.tar.gz" for h in HEIGHTS),
     ]

@@ -2,11 +2,10 @@
 
 Five measures, none of which trusts another: the sub-pixel shift by phase correlation and by least
 squares, the best of all whole-pixel shifts, the PSNR of LR against area-downscaled HR, and the
-comparison of each frame with its neighbours in time. Unfiltered textures make phases noisy (0.7 px
-from frame to frame) and least squares less so (0.3 px).
+comparison of each frame with its neighbours in time.
 
-The limits are those at which OpenArena's, SuperTuxKart's and Freedoom's own renders pass with room,
-and their shifted or late copies do not (docs/data.md).
+The limits are those at which the games' renders pass with room, and their shifted or late copies do
+not (docs/data.md).
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def judge(frames: Mapping[int, Mapping[str, Path]], limits: Limits | None = None
     """Judge one sequence.
 
     Args:
-        frames: number: {folder ("270p", "1080p-for-360p", …): its PNG}, as the layout has them.
+        frames: number: {folder ("270p", …): its PNG}, as the layout has them.
         limits: the game's; the usual ones if None.
     """
     limits = limits or Limits()
@@ -126,10 +125,8 @@ def _without_places(message: str, files: Mapping[str, Path]) -> str:
 def pairs_of(folders: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Give (name, LR folder, HR folder) of each pair that can be made of these folders."""
     for low, high in PAIRS:
-        special = f"{high}p-for-{low}p"
-        truth = special if special in folders else f"{high}p"
-        if f"{low}p" in folders and truth in folders:
-            yield f"{low}p->{high}p", f"{low}p", truth
+        if f"{low}p" in folders and f"{high}p" in folders:
+            yield f"{low}p->{high}p", f"{low}p", f"{high}p"
 
 
 def _grey(picture: Pixels) -> Pixels:

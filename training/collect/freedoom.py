@@ -1,14 +1,13 @@
 """Freedoom (ViZDoom): views of eight maps, and short walks; test pictures, never trained on.
 
-The engine is deterministic: the same seed and actions give the same world at every size. It
-offers no 480x270 and no 960x540, so a copy of the engine with an edited mode table is started
-through a wrapper that swaps the size in.
+The engine takes one sample a pixel, without any filter, but walls, floors and the weapon each at
+another corner of it: its own renders at 270 and 1080 lines lie 0.3 to 1.2 HR pixels apart, and not
+everywhere alike. So it draws once, at 2160 lines, and every size takes every n-th pixel of that, as
+a renderer that samples where it should would draw it. Nothing is averaged or interpolated.
 
-Its renderer samples pixel corners instead of centres, so that renders of different sizes lie apart
-by a fraction of a pixel. The truth is therefore cut out of a 2160-line render: every n-th of its
-pixels, from the offset at which it shows what LR shows. That is a native render too, without
-interpolation. What fits depends on the LR size: `1080p` fits 270p and 360p, `1080p-for-540p` fits
-540p, `540p-for-270p` fits 270p.
+The engine is deterministic: the same seed and actions give the same world at every size. It offers
+no 2160 lines, so a copy of the engine with an edited mode table is started through a wrapper that
+swaps the size in.
 
     pip install vizdoom==1.3.2
 
@@ -21,7 +20,6 @@ import math
 import random
 import struct
 import tempfile
-import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -60,15 +58,12 @@ BUTTONS = [
     "SELECT_WEAPON7",
 ]
 HUGE: Size = (3840, 2160)
-#: folder: (every n-th pixel of the huge render, from (down, right)). Of all offsets within two HR
-#: pixels, these have the best PSNR of bicubic, or are within 0.01 dB of it and have less shift.
-TRUTHS = {
-    "1080p": (2, (3, -1)),
-    "1080p-for-540p": (2, (1, 0)),
-    "540p-for-270p": (4, (4, 0)),
-}
-#: Modes of the engine's table that are given up for ours.
-SWAPPED_MODES = {(512, 288): (480, 270), (800, 450): (960, 540), (1600, 1200): HUGE}
+#: folder: which pixels of the huge render it gets: every n-th, from one. Each size's samples lie
+#: half a pixel of the render above and to the left of its pixels' centres, so all sizes agree.
+SAMPLES = {"270p": (8, 3), "360p": (6, 2), "540p": (4, 1), "1080p": (2, 0)}
+SMALL: Size = (640, 360)  # at which views are chosen
+#: A mode of the engine's table that is given up for ours.
+SWAPPED_MODES = {(1600, 1200): HUGE}
 VIEWS = 8  # of each map
 #: Of dense sequences: 24 frames, every second of the 35 tics a second.
 DENSE_FRAMES, DENSE_TICS = 24, 2
@@ -95,16 +90,12 @@ class Freedoom(Runner):
 
     name = "freedoom"
     licence = "BSD-3-Clause (Freedoom)"
-    sizes = ((480, 270), (640, 360), (960, 540), HUGE)
-    limits = Limits(shift_px=1.5, fit_px=0.5, psnr_db=26.0)  # unfiltered textures
-
-    def __init__(self) -> None:
-        self._plans: dict[tuple[str, int, int, bool], set[int]] = {}
-        self._lock = threading.Lock()  # of _plans
+    sizes = (HUGE,)
+    limits = Limits(psnr_db=26.0)  # unfiltered textures
 
     def episodes(self, frames: int | None = None) -> list[Episode]:
-        truths = {folder: [step, *offset] for folder, (step, offset) in TRUTHS.items()}
-        settings = {"tick": "place", "skill": 4, "hud": False, "weapon": True, "truths": truths}
+        samples = {folder: list(which) for folder, which in SAMPLES.items()}
+        settings = {"tick": "place", "skill": 4, "hud": False, "weapon": True, "samples": samples}
         return [
             Episode(self.name, name.lower(), name, split, frames or VIEWS, 7, settings)
             for name, split in maps_of(self.name).items()
@@ -121,13 +112,7 @@ class Freedoom(Runner):
         assert episode.frames is not None
         dense = bool(episode.settings.get("dense"))
         drawn = _walks if dense else _views
-        key = (episode.map, episode.seed, episode.frames, dense)
-        with self._lock:
-            wanted = self._plans.get(key)
-        if wanted is None:
-            wanted = {number for number, _ in _visit(drawn, episode, self.sizes[0], None)}
-            with self._lock:
-                self._plans[key] = wanted
+        wanted = {number for number, _ in _visit(drawn, episode, SMALL, None)}
         if not wanted:
             raise CollectError(f"{episode.map} has nothing to see by seed {episode.seed}")
         first = min(wanted) if dense else 0
@@ -135,17 +120,10 @@ class Freedoom(Runner):
             yield Frame(number - first, number - first, pixels)
 
     def pictures(self, size: Size, pixels: Pixels) -> dict[str, Pixels]:
-        if size != HUGE:
-            return {f"{size[1]}p": pixels}
-        return {folder: moved(pixels, *how) for folder, how in TRUTHS.items()}
-
-
-def moved(picture: Pixels, step: int, offset: tuple[int, int]) -> Pixels:
-    """Take every `step`-th pixel from `offset` (down, right); beyond the border, its last ones."""
-    height, width = picture.shape[:2]
-    rows = np.clip(np.arange(0, height, step) + offset[0], 0, height - 1)
-    columns = np.clip(np.arange(0, width, step) + offset[1], 0, width - 1)
-    return np.ascontiguousarray(picture[np.ix_(rows, columns)])
+        return {
+            folder: np.ascontiguousarray(pixels[first::step, first::step])
+            for folder, (step, first) in SAMPLES.items()
+        }
 
 
 def _vizdoom() -> Any:

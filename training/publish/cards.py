@@ -23,8 +23,7 @@ Frames of games for super-resolution, each at several sizes: 480x270, 640x360, 9
     data/{{GameEngineData,DownscaleData}}/manifest.jsonl     one JSON object a frame
 
 An archive holds `{{episode}}_{{frame}}.png`, 8-bit colour; equal names in a game's archives are the
-same moment. One such as `train-1080p-for-360p` holds the HR that fits that LR, of games whose
-renderer samples the corners of pixels.
+same moment.
 
 ## Sources and licences
 

@@ -35,7 +35,7 @@ from training.publish.licences import is_free
 
 UNKNOWN = "unknown"
 #: Folders of frames; what else lies there was not checked.
-_FOLDER = re.compile(r"(360|540|1080)p-for-(270|360|540)p|(270|360|540|1080)p")
+_FOLDER = re.compile(r"(270|360|540|1080)p")
 
 
 @dataclass(slots=True)
