@@ -200,6 +200,7 @@ class Loss:
     charbonnier: float = limits(0.0, 0)
     gradient: float = limits(0.0, 0)
     frequency: float = limits(0.0, 0)
+    ssim: float = limits(0.0, 0)
     perceptual: float = limits(0.0, 0)
     teacher: float = limits(0.0, 0)
     gan: float = limits(0.0, 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from evaluation.metrics import lpips, weights
+from evaluation.metrics.fidelity import Ssim
 from evaluation.metrics.lpips import Lpips
 from training import losses
 from training.config import ConfigError
@@ -48,8 +50,18 @@ def test_frequency_does_not_see_shifts_and_sees_blur() -> None:
     assert losses.frequency(picture, blurred).item() > 0.05
 
 
+def test_ssim_is_the_metric() -> None:
+    a, b = (
+        torch.randint(256, (1, 3, 40, 48), generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
+    )
+    b = (a + b) // 2
+    pictures = [x[0].permute(1, 2, 0).numpy().astype(np.uint8) for x in (a, b)]
+    assert losses.ssim(a / 255, b / 255).item() == pytest.approx(1 - Ssim()(*pictures), abs=1e-5)
+
+
 def test_terms_are_means_over_pictures() -> None:
-    a, b = (torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    a, b = (torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     for name, term in losses.TERMS.items():
         one_by_one = torch.stack([term(x[None], y[None]) for x, y in zip(a, b, strict=True)])
         torch.testing.assert_close(term(a, b), one_by_one.mean(), msg=name)
