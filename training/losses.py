@@ -59,23 +59,23 @@ def ssim(output: Tensor, target: Tensor) -> Tensor:
 
     Squared error answers doubt with less contrast; this keeps it.
     """
-    height, width = output.shape[-2:]
-    a, b = (picture.reshape(-1, 1, height, width).float() for picture in (output, target))
-    row = _gaussian(a.device)
-    maps = torch.stack([a, b, a * a + b * b, a * b], dim=1).reshape(-1, 1, height, width)
-    blurred = F.conv2d(F.conv2d(maps, row[None, None, None]), row[None, None, :, None])
-    mean_a, mean_b, squares, product = blurred.reshape(-1, 4, *blurred.shape[-2:]).unbind(1)
+    a, b = output.float(), target.float()
+    down, across = (_gaussian(side, a.device) for side in a.shape[-2:])
+    maps = torch.stack([a, b, a * a + b * b, a * b])
+    mean_a, mean_b, squares, product = down.T @ (maps @ across)  # quicker than convolutions
     both, apart = mean_a * mean_b, mean_a.square() + mean_b.square()
     luminance = (2 * both + 0.01**2) / (apart + 0.01**2)
     structure = (2 * (product - both) + 0.03**2) / (squares - apart + 0.03**2)
-    return 1 - (luminance * structure).mean()
+    similar: Tensor = (luminance * structure).mean()
+    return 1 - similar
 
 
 @cache
-def _gaussian(device: torch.device) -> Tensor:
-    away = torch.arange(11, device=device) - 5.0
-    weights = (-away.square() / (2 * 1.5**2)).exp()
-    return weights / weights.sum()
+def _gaussian(side: int, device: torch.device) -> Tensor:
+    """Give (side, side - 10): a column blurs one window of a row of pixels."""
+    away = torch.arange(side, device=device)[:, None] - torch.arange(5, side - 5, device=device)
+    weights = (-away.square() / (2 * 1.5**2)).exp() * (away.abs() <= 5)
+    return weights / weights.sum(dim=0)
 
 
 #: The terms that need nothing but output and target, by their key in the configuration.
