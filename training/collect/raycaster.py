@@ -86,9 +86,22 @@ def texture(dice: np.random.Generator) -> Texture:
     return made.repeat(TEXELS // side, axis=0).repeat(TEXELS // side, axis=1)
 
 
+def shaded(dice: np.random.Generator) -> Texture:
+    """Soft light and shade in coarse texels, as figures drawn for small screens have."""
+    side = int(dice.choice((TEXELS // 4, TEXELS // 2)))
+    y, x = np.mgrid[:side, :side] / (side - 1) * 2 - 1
+    light = noise(dice, side, int(dice.choice((4, 8)))) + dice.uniform(-0.5, 0.5) * (x + y)
+    lines = np.abs(noise(dice, side, side // 8) - 0.5) < dice.uniform(0.01, 0.06)
+    light = np.where(lines, dice.uniform(0, 0.3), light)
+    colour = 255 * dice.uniform(0.5, 1) * (1 - dice.uniform(0, 0.6, 3))
+    made = np.ones((side, side, 4), np.float32)
+    made[..., :3] = np.clip(light[..., None] * colour, 0, 255)
+    return made.repeat(TEXELS // side, axis=0).repeat(TEXELS // side, axis=1)
+
+
 def sprite(dice: np.random.Generator) -> Texture:
     """A texture cut out along a random, mirrored outline."""
-    made = texture(dice)
+    made = shaded(dice) if dice.random() < 0.6 else texture(dice)
     y, x = np.mgrid[:TEXELS, :TEXELS] / (TEXELS - 1) * 2 - 1
     half = noise(dice, TEXELS, 4)
     outline = np.hypot(x, y * dice.uniform(0.7, 1.2)) + (half + half[:, ::-1] - 1) * 0.8
@@ -314,7 +327,7 @@ class Raycaster(Runner):
         ]
 
     def versions(self) -> dict[str, str]:
-        return {"raycaster": "3", "numpy": np.__version__, "opencv": cv2.__version__}
+        return {"raycaster": "4", "numpy": np.__version__, "opencv": cv2.__version__}
 
     def render(self, episode: Episode, size: Size) -> Generator[Frame]:
         assert episode.frames is not None
