@@ -8,7 +8,7 @@ luma net's picture has its source's chroma, merged as the presenter merges it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,7 @@ from overlay.errors import OverlayError
 from overlay.infer import SHADERS
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from engines.load import Loaded
+    from engines.nets import Net
     from overlay.present.offscreen import OffscreenPresenter
 
 Pixels = NDArray[np.uint8]
@@ -140,123 +138,32 @@ class Shader(Upscaler):
 
 
 def _open_net(name: str, device: str) -> Upscaler:
-    import torch
-
-    from engines import load
+    from engines import load, nets
 
     located = load.locate(name)
-    runtime = f"sha256 {located.sha256[:12]}, PyTorch {torch.__version__} FP32 on {device}"
     loaded = load.read(located)
-    if loaded.module is None:
-        return OnnxNet(name, loaded)
-    spec = loaded.spec
-    return TorchNet(
-        name, loaded.module, spec.scale, device, f"{spec.architecture}, {runtime}",
-        luma=spec.output == "luma", multiple=spec.size_multiple,
-    )  # fmt: skip
+    net = nets.open_net(loaded, device)
+    about = f"sha256 {located.sha256[:12]}, {net.runtime}"
+    known = f"{net.spec.architecture}, " if loaded.module is not None else ""
+    return NetUpscaler(name, net, known + about)
 
 
-class TorchNet(Upscaler):
-    """A net in PyTorch, FP32, whole pictures at once.
-
-    Args:
-        name: as the user gave it.
-        net: as in `engines.load.Loaded`.
-        scale, multiple: what it enlarges by; what sizes must be multiples of.
-        device: PyTorch's.
-        about: for people.
-        luma: it is a `LumaNet`.
-    """
+class NetUpscaler(Upscaler):
+    """A net, whole pictures at once; a luma net's picture gets its source's chroma."""
 
     kind = "net"
 
-    def __init__(
-        self,
-        name: str,
-        net: nn.Module,
-        scale: int,
-        device: str,
-        about: str,
-        *,
-        luma: bool = False,
-        multiple: int = 1,
-    ) -> None:
-        import torch
-
-        self.name, self.scale, self.about = name, scale, about
-        self._luma, self._multiple = luma, multiple
-        self._device = torch.device(device)
-        self._net = net.to(self._device)
+    def __init__(self, name: str, net: Net, about: str) -> None:
+        self.name, self.scale, self.about = name, net.spec.scale, about
+        self._net = net
 
     def __call__(self, bgr: Pixels, scale: int) -> Pixels:
-        import torch
-
-        with torch.inference_mode():
-            return self._merged(bgr) if self._luma else self._coloured(bgr)
-
-    def _merged(self, bgr: Pixels) -> Pixels:
-        import torch
-
         from overlay.infer.merge import merge_luma
 
-        height, width = bgr.shape[:2]
-        bgra = np.full((height, width, 4), 255, np.uint8)
+        large = self._net.run(np.ascontiguousarray(bgr[..., ::-1], np.float32))
+        levels = np.clip(np.rint(large), 0, 255).astype(np.uint8)
+        if self._net.spec.output != "luma":
+            return np.ascontiguousarray(levels[..., ::-1])
+        bgra = np.full((*bgr.shape[:2], 4), 255, np.uint8)
         bgra[..., :3] = bgr
-        blocks = self._net(torch.from_numpy(bgra)[None].to(self._device))[0].cpu().numpy()
-        s = self.scale
-        phases = blocks.reshape(height, width, s, s).transpose(0, 2, 1, 3)
-        luma = np.ascontiguousarray(phases).reshape(height * s, width * s)
-        return np.ascontiguousarray(merge_luma(bgra, luma)[..., :3])
-
-    def _coloured(self, bgr: Pixels) -> Pixels:
-        import torch
-
-        height, width = bgr.shape[:2]
-        planes = torch.from_numpy(_planes(bgr, self._multiple)).to(self._device)
-        large = self._net(planes)[0].mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
-        return _picture(large, height * self.scale, width * self.scale)
-
-
-class OnnxNet(Upscaler):
-    """A user's ONNX file in ONNX Runtime on the CPU."""
-
-    kind = "net"
-
-    def __init__(self, name: str, loaded: Loaded) -> None:
-        import onnxruntime  # type: ignore[import-untyped]
-
-        assert loaded.graph is not None, "only for ONNX models"
-        self.name, self.scale = name, loaded.spec.scale
-        self._multiple = loaded.spec.size_multiple
-        self._session = onnxruntime.InferenceSession(
-            loaded.graph.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        self._input = self._session.get_inputs()[0]
-        digest = loaded.located.sha256[:12]
-        self.about = f"sha256 {digest}, ONNX Runtime {onnxruntime.__version__} on the CPU"
-
-    def __call__(self, bgr: Pixels, scale: int) -> Pixels:
-        height, width = bgr.shape[:2]
-        planes = _planes(bgr, self._multiple)
-        if self._input.type == "tensor(float16)":
-            planes = planes.astype(np.float16)
-        try:
-            large: NDArray[Any] = self._session.run(None, {self._input.name: planes})[0][0]
-        except Exception as exc:  # its own tree of errors, one class a code
-            line = (str(exc).splitlines() or [type(exc).__name__])[0]
-            raise EvaluationError(f"{self.name} failed on {width}x{height}: {line[:200]}") from exc
-        levels = np.clip(np.rint(large.astype(np.float32) * 255), 0, 255).astype(np.uint8)
-        return _picture(levels, height * self.scale, width * self.scale)
-
-
-def _planes(bgr: Pixels, multiple: int) -> NDArray[np.float32]:
-    """Make float32 RGB [1, 3, H, W], 0..1, extended by its edge to multiples of a number."""
-    height, width = bgr.shape[:2]
-    more = ((0, -height % multiple), (0, -width % multiple), (0, 0))
-    rgb = np.pad(bgr[..., ::-1], more, mode="edge")
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255)
-
-
-def _picture(rgb_planes: Pixels, height: int, width: int) -> Pixels:
-    """Make uint8 BGR (height, width, 3) of RGB (3, H, W), cutting off what was padded."""
-    return np.ascontiguousarray(rgb_planes.transpose(1, 2, 0)[:height, :width, ::-1])
+        return np.ascontiguousarray(merge_luma(bgra, levels)[..., :3])
