@@ -18,8 +18,8 @@ from engines.spec import Size
 
 Pixels = NDArray[np.uint8]
 
-#: Pictures with more pixels than this are refused, as no game frame is that large.
-_PIXELS = 8192 * 8192
+#: Pictures with more pixels than this are refused, frames and files.
+MAX_PIXELS = 8192 * 8192
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 #: So many of a folder's pictures are taken, evenly spread over it.
 _MOST = 64
@@ -72,7 +72,7 @@ def _picture(path: Path) -> Pixels | None:
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except (OSError, cv2.error):  # OpenCV refuses more than 2^30 pixels before it allocates
         return None
-    if picture is None or picture.shape[0] * picture.shape[1] > _PIXELS:
+    if picture is None or picture.shape[0] * picture.shape[1] > MAX_PIXELS:
         return None
     return cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA).astype(np.uint8, copy=False)
 

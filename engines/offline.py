@@ -1,4 +1,4 @@
-"""Models for single pictures: better or slower than what can run beside a game.
+"""Models for single pictures: all of the zoo, and those too slow to run beside a game.
 
 `open_offline` is the one way in. A model takes and gives RGB, whatever it does inside; what
 reads and writes files of pictures is elsewhere. Imports nothing heavy.
@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import load, zoo
+from engines import load
 from engines.errors import BuilderMissing, UsageError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ Level = TypeVar("Level", np.uint8, np.uint16, np.float32)
 _FULL = {np.dtype(np.uint8): np.float32(255), np.dtype(np.uint16): np.float32(65535)}
 #: Told the finished share, 0 to 1; what it raises ends the work.
 Progress = Callable[[float], None]
+#: What runs a model.
+Backend = Literal["auto", "openvino", "pytorch"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class OfflineModel(ABC):
@@ -66,44 +69,63 @@ class OfflineModel(ABC):
         """
 
 
-def open_offline(name: str, weights: Sequence[Path] = (), device: str = "auto") -> OfflineModel:
+def open_offline(
+    name: str, weights: Sequence[Path] = (), device: str = "auto", backend: Backend = "auto"
+) -> OfflineModel:
     """Open a model for single pictures.
 
     Says once in a program's life if the weights must not be used commercially.
 
     Args:
-        name: a row of the zoo, one that is marked `offline`.
+        name: any model, as `load.locate` takes it: a row of the zoo, a file, hf:OWNER/NAME.
         weights: folders in which to look for its files first, see `load.locate`.
-        device: "cpu", "cuda", "cuda:1" and so on; "auto" = an NVIDIA GPU if PyTorch sees one.
+        device: "cpu", "cuda", "cuda:1" and so on; "auto" = an NVIDIA GPU if PyTorch sees one;
+            the CPU for the shipped nets, where they are quick enough.
+        backend: what runs it. "auto": OpenVINO for the shipped nets on a CPU, ONNX Runtime for
+            ONNX files, PyTorch for all others.
     Raises:
         UnknownModel: no model has this name.
-        UsageError: the model is not one of these.
+        UsageError: the back end or the device does not run this model.
         WeightsMissing: a file is not on this machine; says how to get it.
         EngineMissing, ModelInvalid: a file cannot be read, or is not what it should be.
+        BuilderMissing: a library is missing, or PyTorch cannot use the device.
+    """
+    located = load.locate(name, weights)
+    spec = located.spec
+    if spec is None or not spec.offline:
+        from engines.offline_net import open_offline_net
+
+        return open_offline_net(located, device, backend)
+    if backend == "openvino":
+        raise UsageError(f"{spec.id} runs in PyTorch only: leave out --backend")
+    device = pytorch_device(spec.id, device)
+    from engines.diffusion.resshift import open_resshift
+
+    if "non-commercial" in spec.licence:
+        _say_non_commercial(spec.author, spec.licence)
+    return open_resshift(located, device)
+
+
+def pytorch_device(name: str, device: str) -> str:
+    """Choose PyTorch's device for a model, and try it.
+
+    Args:
+        name: of the model, for the message.
+        device: as of `open_offline`.
+    Raises:
         BuilderMissing: PyTorch is missing, or cannot use the device.
     """
-    spec = zoo.spec(name)
-    if not spec.offline:
-        names = ", ".join(row.id for row in zoo.ZOO if row.offline)
-        raise UsageError(f"{spec.id} is not one of the models for single pictures ({names})")
-    located = load.locate(spec.id, weights)
     try:
         import torch
     except ModuleNotFoundError as exc:
-        raise BuilderMissing(
-            f"{spec.id} needs the library {exc.name}: {load.INSTALL_BUILD}"
-        ) from exc
-    from engines.diffusion.resshift import open_resshift
-
+        raise BuilderMissing(f"{name} needs the library {exc.name}: {load.INSTALL_BUILD}") from exc
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as exc:  # PyTorch without CUDA asserts
         raise BuilderMissing(f"PyTorch cannot use the device {device!r}: {exc}") from exc
-    if "non-commercial" in spec.licence:
-        _say_non_commercial(spec.author, spec.licence)
-    return open_resshift(located, device)
+    return device
 
 
 @cache

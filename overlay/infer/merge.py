@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from engines.chroma import LUMA_BGR, with_luma
 from overlay.frame import Pixels
-
-#: BT.601 full-range luma weights in BGR order.
-LUMA_BGR = np.array([0.114, 0.587, 0.299], np.float32)
 
 
 def merge_luma(source: Pixels, luma: Pixels) -> Pixels:
@@ -23,10 +20,7 @@ def merge_luma(source: Pixels, luma: Pixels) -> Pixels:
     Returns:
         uint8 BGRA, (H*s, W*s, 4), a new array; alpha is 255.
     """
-    size = (luma.shape[1], luma.shape[0])
-    plain = source[..., :3].astype(np.float32)
-    large = cv2.resize(plain, size, interpolation=cv2.INTER_LINEAR)
-    large += (luma - large @ LUMA_BGR)[..., np.newaxis]
+    large = with_luma(source[..., :3].astype(np.float32), luma, LUMA_BGR)
     merged = np.full((*luma.shape, 4), 255, np.uint8)
     merged[..., :3] = np.clip(np.rint(large), 0, 255)
     return merged
