@@ -10,6 +10,7 @@
       PresentError              exit 6
         DisplayLost                      the display server is gone
       TraceError                exit 1   a trace cannot be written or read
+      FileError                 exit 1   a picture cannot be read or written, see `files.errors`
 
 A message says what happened, with which value, and what to do next. Only `CaptureLost` is
 transient: the pipeline retries it; everything else ends the run with a complete trace.

@@ -1,0 +1,199 @@
+"""Which files, where to, and what went wrong.
+
+A plan is made before anything is opened. What a job does to its file is given by the caller, so
+that other kinds of files can come beside pictures: `kind_of` is the one place that tells them
+apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from engines.errors import EngineError
+from overlay.errors import OverlayError, SettingsError
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["image"]
+#: Endings of the files that each kind has.
+ENDINGS: dict[Kind, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+}
+#: Endings that can be written; a picture of another kind becomes the first.
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file.
+
+    Attributes:
+        kind: what it is taken for, by its ending.
+        source, target: paths.
+    """
+
+    kind: Kind
+    source: Path
+    target: Path
+
+
+@dataclass(slots=True)
+class Summary:
+    """What became of the files.
+
+    Attributes:
+        done: written, in order.
+        skipped: were there already.
+        failed: (source, reason).
+    """
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: in order.
+        refused: (source, reason) of files that cannot be done, however they look inside.
+    """
+
+    jobs: list[Job]
+    refused: list[tuple[Path, str]]
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Tell by its ending what a file is; None: nothing that can be upscaled."""
+    ending = path.suffix.lower()
+    return next((kind for kind, endings in ENDINGS.items() if ending in endings), None)
+
+
+def plan(sources: Sequence[Path], out: Path, ending: str = "") -> Plan:
+    """Find the files and say where each goes.
+
+    Args:
+        sources: files, and folders, which are searched with all that is in them. Files of other
+            kinds in folders are passed over.
+        out: a file for one file, if its ending is that of a picture and no folder has its name;
+            else a folder, in which each source's names stay as they are.
+        ending: of the results, ".png" say; "" = the source's own.
+    Raises:
+        SettingsError: there is nothing to do, or not as asked for.
+    """
+    if ending and ending not in WRITTEN:
+        raise SettingsError(f"cannot write {ending!r}: one of {', '.join(WRITTEN)}")
+    found: list[tuple[Path, Path]] = []
+    refused: list[tuple[Path, str]] = []
+    for source in sources:
+        if source.is_dir():
+            found += [(file, file.relative_to(source)) for file in _walked(source, out)]
+        elif kind_of(source) is None:
+            kinds = ", ".join(ENDINGS["image"])
+            refused.append((source, f"{source} is no picture by its ending ({kinds})"))
+        else:
+            found.append((source, Path(source.name)))
+    if not found and not refused:
+        raise SettingsError(f"no picture in {', '.join(map(str, sources))}")
+    alone = len(sources) == 1 and not sources[0].is_dir()
+    if alone and out.suffix.lower() in WRITTEN and not out.is_dir():
+        if ending and out.suffix.lower() != ending:
+            raise SettingsError(f"{out} and --format {ending[1:]} contradict each other")
+        jobs = [Job("image", source, out) for source, _ in found]
+    else:
+        jobs = [Job("image", source, out / _renamed(name, ending)) for source, name in found]
+    return _without_clashes(jobs, refused)
+
+
+def _walked(folder: Path, out: Path) -> Iterator[Path]:
+    """List a folder's pictures, those in `out` not among them, in order of name."""
+
+    def complain(error: OSError) -> None:
+        log.warning("cannot look into %s: %s", error.filename, error.strerror)
+
+    avoided = out.resolve()
+    for where, folders, names in os.walk(folder, onerror=complain):
+        here = Path(where)
+        folders[:] = sorted(name for name in folders if (here / name).resolve() != avoided)
+        yield from (here / name for name in sorted(names) if kind_of(here / name))
+
+
+def _renamed(name: Path, ending: str) -> Path:
+    own = name.suffix if name.suffix.lower() in WRITTEN else WRITTEN[0]
+    return name.with_suffix(ending or own)
+
+
+def _without_clashes(jobs: list[Job], refused: list[tuple[Path, str]]) -> Plan:
+    """Refuse all jobs that would write one file, and those that would write a source."""
+    by_target: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        by_target[_key(job.target)].append(job)
+    sources = {_key(job.source) for job in jobs}
+    kept = []
+    for job in jobs:
+        others = [str(other.source) for other in by_target[_key(job.target)] if other is not job]
+        if others:
+            reason = f"{job.source} would become {job.target}, and so would {', '.join(others)}"
+            refused.append((job.source, f"{reason}: do them one after the other"))
+        elif _key(job.target) in sources:
+            refused.append((job.source, f"{job.target} is a source: choose another folder"))
+        else:
+            kept.append(job)
+    return Plan(kept, refused)
+
+
+def _key(path: Path) -> str:
+    return os.path.normcase(path.resolve())
+
+
+def work(
+    plan: Plan,
+    do: Callable[[Job], None],
+    *,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    told: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Do all jobs; what goes wrong with one does not stop the others.
+
+    Args:
+        do: makes a job's target of its source; raises OverlayError or EngineError.
+        overwrite: replace targets that are there.
+        skip_existing: pass over them; without either they are failures.
+        told: called after every job.
+    """
+    summary = Summary(failed=list(plan.refused))
+    for job in plan.jobs:
+        if job.target.exists() and not overwrite:
+            if skip_existing:
+                summary.skipped.append(job.target)
+            else:
+                reason = f"{job.target} is there already: --skip-existing or --overwrite"
+                summary.failed.append((job.source, reason))
+        else:
+            _do(job, do, summary)
+        told(summary)
+    return summary
+
+
+def _do(job: Job, do: Callable[[Job], None], summary: Summary) -> None:
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        do(job)
+    except (OverlayError, EngineError) as exc:
+        summary.failed.append((job.source, str(exc)))
+    except MemoryError:
+        summary.failed.append((job.source, f"{job.source}: too little memory"))
+    except OSError as exc:
+        reason = f"cannot write {job.target}: {exc.strerror or exc}"
+        summary.failed.append((job.source, reason))
+    else:
+        summary.done.append(job.target)

@@ -1,0 +1,202 @@
+"""`overlay upscale`: pictures and folders of pictures, to files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engines.offline import BACKENDS
+from overlay.cli import add_json
+from overlay.files import batch
+from overlay.files.batch import WRITTEN, Job, Plan, Summary
+
+if TYPE_CHECKING:
+    from overlay.files.enlarge import Wish
+
+#: Largest factor and side that can be asked for.
+_MOST = 64
+_MAX_SIDE = 65500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `overlay upscale`."""
+    add = parser.add_argument
+    add("sources", nargs="+", type=Path, metavar="IN", help="pictures, folders of pictures")
+    add("-o", "--out", type=Path, required=True, metavar="OUT", help="a file, or a folder")
+    add(
+        "--model", default="default",
+        help="a name of overlay engines --list, a file, hf:OWNER/NAME; default: the shipped net "
+        "that reaches the size wanted, x4 if none is",
+    )  # fmt: skip
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--outscale", type=_factor, default=0.0, metavar="F", help="any factor")
+    size.add_argument(
+        "--target", type=_size, metavar="WxH", help="fit into this size, keeping the aspect"
+    )
+    add("--tile", type=_count, default=0, metavar="PX", help="tiles; 0 = by free memory")
+    add("--seed", type=_count, default=0, help="of models that draw at random")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    add("--backend", choices=BACKENDS, default="auto")
+    add("--format", choices=[ending[1:] for ending in WRITTEN], help="of the results")
+    add("--quality", type=_quality, default=95, help="of JPEG and WebP, 1 to 100 (default 95)")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--skip-existing", action="store_true", help="pass over what is done")
+    there.add_argument("--overwrite", action="store_true", help="replace what is there")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Upscale; 1 if any file failed."""
+    from overlay.files import images
+    from overlay.files.enlarge import Wish, enlarged
+
+    wish = Wish(
+        arguments.model, arguments.outscale, arguments.target, arguments.tile, arguments.seed,
+        arguments.device, arguments.backend,
+    )  # fmt: skip
+    plan = batch.plan(
+        arguments.sources, arguments.out, f".{arguments.format}" if arguments.format else ""
+    )
+    _try_model(wish, plan)
+    line = ProgressLine(len(plan.jobs))
+
+    def do(job: Job) -> None:
+        picture = images.read(job.source)
+        large = enlarged(picture, job.target, wish, line.within)
+        images.write(large, job.target, arguments.quality)
+
+    start = time.perf_counter()
+    try:
+        summary = batch.work(
+            plan, do, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
+            told=line.after,
+        )  # fmt: skip
+    finally:
+        line.end()
+    _report(summary, time.perf_counter() - start, arguments.json)
+    return 1 if summary.failed else 0
+
+
+def _try_model(wish: Wish, plan: Plan) -> None:
+    """Open the model once, so that what is wrong with it is said once and not for every file."""
+    from overlay.files.enlarge import DEFAULT, open_model
+
+    if wish.model != DEFAULT and plan.jobs:
+        open_model(wish, (1, 1))
+
+
+def _report(summary: Summary, seconds: float, as_json: bool) -> None:
+    for _, reason in summary.failed:
+        sys.stderr.write(f"overlay: {reason}\n")
+    if as_json:
+        found = {
+            "done": [str(path) for path in summary.done],
+            "skipped": [str(path) for path in summary.skipped],
+            "failed": [{"file": str(path), "why": why} for path, why in summary.failed],
+            "seconds": round(seconds, 3),
+        }
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    sys.stdout.write(
+        f"{len(summary.done)} done, {len(summary.skipped)} skipped, {len(summary.failed)} failed "
+        f"in {seconds:.1f} s\n"
+    )
+
+
+class ProgressLine:
+    """One line that changes on a terminal: share done, files a second, time left.
+
+    Args:
+        total: number of files.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._shown = sys.stderr.isatty() and total > 0
+        self._start = time.perf_counter()
+        self._last = -math.inf
+        self._before = 0  # files of which something became
+        self._worked = 0  # of these, such as took time
+
+    def within(self, share: float) -> None:
+        """Take the share of the present file that is done."""
+        self._show(share)
+
+    def after(self, summary: Summary) -> None:
+        """Take what became of the files so far."""
+        self._before += 1
+        self._worked = self._before - len(summary.skipped)
+        self._show(0.0)
+
+    def _show(self, share: float) -> None:
+        now = time.perf_counter()
+        if self._shown and now - self._last >= 0.1:
+            self._last = now
+            text = progress_text(self._before, self._worked, share, self._total, now - self._start)
+            sys.stderr.write(f"\r{text}\x1b[K")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def progress_text(before: int, worked: int, share: float, total: int, seconds: float) -> str:
+    """Say how far it is.
+
+    Args:
+        before: files that are through.
+        worked: of these, those that were not skipped: only they tell the rate.
+        share: of the present file that is done.
+        total: number of files.
+        seconds: since the start.
+    """
+    rate = (worked + share) / seconds if seconds > 0 else 0.0
+    left = "?" if not rate else _clock((total - before - share) / rate)
+    percent = 100 * (before + share) / total
+    return f"{before}/{total} ({percent:.0f} %), {rate:.2f} files/s, {left} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no factor above 0, to {_MOST}")
+    return factor
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 1920x1080")
+    size = int(width[:9]), int(height[:9])
+    if not 0 < min(size) <= max(size) <= _MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"sides of {text!r} must be 1 to {_MAX_SIDE}")
+    return size
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0")
+    return int(text)
+
+
+def _quality(text: str) -> int:
+    quality = _count(text)
+    if not 1 <= quality <= 100:
+        raise argparse.ArgumentTypeError(f"a quality is 1 to 100, not {text}")
+    return quality
