@@ -84,9 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _try_model(wish: Wish, plan: Plan) -> None:
     """Open the model once, so that what is wrong with it is said once and not for every file."""
-    from overlay.files.enlarge import DEFAULT, open_model
+    from overlay.files.enlarge import open_model
 
-    if wish.model != DEFAULT and plan.jobs:
+    if plan.jobs:
         open_model(wish, (1, 1))
 
 
