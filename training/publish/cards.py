@@ -55,8 +55,9 @@ _MADE = {
     "GameEngineData": """\
 **GameEngineData**: every game rendered the same frames natively at each size, headless and seeded.
 A sequence was kept only if its sizes are aligned, measured by phase correlation and by PSNR of the
-area-averaged HR; the figures are in the manifest. LR is not downscaled HR: it has a render's
-aliasing.""",
+area-averaged HR; the figures are in the manifest. LR is not averaged or interpolated HR: it has a
+render's aliasing. Where the manifest's settings have `samples`, the game drew once, at 2160 lines,
+and each size is every n-th pixel of that, from the first one given.""",
     "DownscaleData": """\
 **DownscaleData**: LR degraded from 1080p, a recipe drawn for every picture from the seed and its
 name{presets}. The recipes are in the manifest, and give the same pixels again. HR lies in
