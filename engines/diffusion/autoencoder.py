@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-#: Channels are normalised in so many groups.
-GROUPS = 32
+from engines.diffusion.layers import GROUPS, Upsample
+
 #: Most scores of attention, and most distances to codes, that are held at once.
 _AT_ONCE = 1 << 26
 
@@ -110,19 +110,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Take [N, channels, H, W]; give [N, channels, H/2, W/2]."""
         y: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return y
-
-
-class Upsample(nn.Module):
-    """Twice the width and height: each value four times, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Take [N, channels, H, W]; give [N, channels, 2*H, 2*W]."""
-        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return y
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
-#: Channels are normalised in so many groups.
-GROUPS = 32
+from engines.diffusion.layers import GROUPS, Upsample
+
 #: What is added to the score of a pair that must not see each other.
 _APART = -100.0
 
@@ -91,19 +91,6 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Take [N, channels, H, W]; give [N, channels, H/2, W/2]."""
         y: Tensor = self.op(x)
-        return y
-
-
-class Upsample(nn.Module):
-    """Twice the width and height: each value four times, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Take [N, channels, H, W]; give [N, channels, 2*H, 2*W]."""
-        y: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return y
 
 

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engines import zoo
+from engines.chroma import LUMA_RGB
 from engines.offline import Backend, OfflineModel, Progress, open_offline
 from overlay.files.errors import FileError
 from overlay.files.images import Picture, Pixels, check_target, transparent
 
 #: The name that chooses among the shipped nets.
 DEFAULT = "default"
-#: BT.601 full-range luma weights in RGB order: grey of what a net made of grey.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 #: Width in pixels of the neighbourhood from which invisible pixels take their colour.
 _BLEED = 9
 
@@ -118,7 +117,7 @@ def enlarged(
         raise FileError(f"{path}: {exc}") from exc
     large = resized(large, size, Image.Resampling.LANCZOS)
     if picture.grey:
-        large = _levels(large.astype(np.float32) @ _LUMA, large)
+        large = _levels(large.astype(np.float32) @ LUMA_RGB, large)
     alpha = picture.alpha
     if alpha is not None:
         alpha = resized(alpha, size, Image.Resampling.BICUBIC)
