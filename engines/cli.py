@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
+        "--denoise", type=float, metavar="0..1",
+        help="of realesr-general-x4v3: 0 keeps the noise (default 0.5)",
+    )  # fmt: skip
+    what.add_argument(
         "--sizes", metavar="WxH,…", help=f"sizes of the game's picture (default: {DEFAULT_SIZES})"
     )
     what.add_argument("--window", metavar="RE", help="the size of the window with this title")
@@ -244,6 +248,8 @@ def _models(arguments: argparse.Namespace) -> tuple[list[str], bool]:
     """
     text = arguments.models
     names = [text] if Path(text).is_file() else _names(text)  # a file's name may hold a comma
+    if arguments.denoise is not None:
+        names = [load.with_strength(name, arguments.denoise) for name in names]
     if "all" in names:
         if len(names) > 1:
             raise UsageError("all cannot be joined with other names")

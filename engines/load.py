@@ -120,6 +120,25 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
     return _located_row(reference, folders)
 
 
+def with_strength(reference: str, strength: float) -> str:
+    """Add a denoising strength to a model's name, as `locate` takes it.
+
+    Args:
+        strength: from 0, which keeps the noise, to 1; `locate` checks it.
+    Raises:
+        UnknownModel: the model takes no strength, or has one already.
+    """
+    from engines import zoo
+
+    if "@" in reference:
+        raise UnknownModel(f"{reference!r} has a denoising strength already: give it once")
+    blends = [row.id for row in zoo.ZOO if row.blend]
+    named = not is_path(reference) and not reference.startswith("hf:")
+    if reference in ("all", "default") or not named or not zoo.spec(reference).blend:
+        raise UnknownModel(f"a denoising strength is for {', '.join(blends)}, not for {reference}")
+    return f"{reference}@{strength}"
+
+
 def user_weights_folder() -> Path:
     """The folder in which this user may put weights for all uses."""
     import platformdirs  # not needed where the folders are given

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name of overlay engines --list, a file, hf:OWNER/NAME; default: the shipped net "
         "that reaches the size wanted, x4 if none is",
     )  # fmt: skip
+    add(
+        "--denoise", type=float, metavar="0..1",
+        help="of realesr-general-x4v3: 0 keeps the noise (default 0.5)",
+    )  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--outscale", type=_factor, default=0.0, metavar="F", help="any factor")
     size.add_argument(
@@ -57,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     wish = Wish(
         arguments.model, arguments.outscale, arguments.target, arguments.tile, arguments.seed,
-        arguments.device, arguments.backend,
+        arguments.device, arguments.backend, arguments.denoise,
     )  # fmt: skip
     plan = batch.plan(
         arguments.sources, arguments.out, f".{arguments.format}" if arguments.format else ""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engines import zoo
+from engines import load, zoo
 from engines.chroma import LUMA_RGB
 from engines.offline import Backend, OfflineModel, Progress, open_offline
 from overlay.files.errors import FileError
@@ -34,6 +34,8 @@ class Wish:
         target: (width, height) within which the result is to fit, or None.
         tile: width and height of tiles in source pixels; 0 = by free memory.
         seed, device, backend: see `open_offline` and `OfflineModel.upscale`.
+        denoise: strength for a model that takes one, see `engines.load.with_strength`; None = the
+            model's own.
     """
 
     model: str = DEFAULT
@@ -43,6 +45,7 @@ class Wish:
     seed: int = 0
     device: str = "auto"
     backend: Backend = "auto"
+    denoise: float | None = None
 
 
 def model_name(wish: Wish, size: tuple[int, int]) -> str:
@@ -50,7 +53,12 @@ def model_name(wish: Wish, size: tuple[int, int]) -> str:
 
     For `DEFAULT`, the shipped net of the smallest scale that reaches the wanted size, else x4;
     x4 too where no size is wanted.
+
+    Raises:
+        UnknownModel: a denoising strength is wanted of a model that takes none.
     """
+    if wish.denoise is not None:
+        return load.with_strength(wish.model, wish.denoise)
     if wish.model != DEFAULT:
         return wish.model
     if not wish.outscale and wish.target is None:

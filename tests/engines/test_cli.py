@@ -37,6 +37,18 @@ def engines_json(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int
     return code, json.loads(capsys.readouterr().out)["engines"]
 
 
+def test_a_denoising_strength_is_for_its_model(capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ("--models", "realesr-general-x4v3", "--backend", "onnxruntime")
+    for strength in ("0.3", "1"):
+        _, (row,) = build(capsys, *wish, "--denoise", strength)
+        assert row["status"] == "unavailable", "the weights are no package's"
+        assert row["model"] == f"realesr-general-x4v3@{float(strength)}"
+    _, (row,) = build(capsys, *wish, "--denoise", "1.5")
+    assert "must be a number from 0 to 1" in row["reason"]
+    assert main(["engines", "--models", "default-x2,span-x2", "--denoise", "0.3"]) == 2
+    assert "strength is for realesr-general-x4v3, not for default-x2" in capsys.readouterr().err
+
+
 def build(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, Any]:
     return engines_json(capsys, "--sizes", SIZE, *options)
 

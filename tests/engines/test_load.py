@@ -242,6 +242,27 @@ def test_strength_is_for_blends_only() -> None:
         load.locate("default-x2@0.5")
 
 
+def test_a_strength_is_put_behind_the_name_of_a_blend(blend: ModelSpec, tmp_path: Path) -> None:
+    name = load.with_strength(MAIN, 0.3)
+    assert load.locate(name, [tmp_path / "weights"]).strength == 0.3
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["default", "default-x4", "all", "realesrgan-x4plus", "span-x2", "./a.pth", "hf:a/b"],
+)
+def test_other_models_have_no_strength_to_put(reference: str) -> None:
+    with pytest.raises(UnknownModel, match=f"strength is for {MAIN}, not for {reference}$"):
+        load.with_strength(reference, 0.3)
+
+
+def test_a_strength_is_given_once() -> None:
+    with pytest.raises(UnknownModel, match="has a denoising strength already"):
+        load.with_strength(f"{MAIN}@0.2", 0.3)
+    with pytest.raises(UnknownModel, match="did you mean"):
+        load.with_strength("realesr-genral-x4v3", 0.3)
+
+
 def test_files_that_do_not_blend_are_refused(
     blend: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
