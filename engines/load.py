@@ -98,7 +98,7 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
     Args:
         reference: a row of the zoo; one that blends two files may be followed by the strength,
             `realesr-general-x4v3@0.3`. Or the path of a file, or of a folder with one model file.
-            Or `hf:owner/name` or `hf:owner/name/file` on Hugging Face.
+            Or a repository on Hugging Face, as `engines.hub.fetch` takes it.
         folders: where to look for a row's files first, then in those of `OVERLAY_WEIGHTS`, then
             in the user's own folder.
     Raises:
@@ -107,7 +107,7 @@ def locate(reference: str, folders: Sequence[Path] = ()) -> Located:
         EngineMissing: there is no such file.
         ModelInvalid: a file is not the one that the row names, or is too large.
         UsageError: the file is an offline model's; give its name to `engines.offline`.
-        BuilderMissing: `hf:` or ONNX, and the library for it is not installed.
+        BuilderMissing: it is ONNX, and the library for it is not installed.
     """
     if reference.startswith("hf:"):
         from engines import hub

@@ -324,6 +324,8 @@ class _Known:
 
 def _row_name(model: str) -> str:
     """Give the name that engines of a row have, however the row was spelt."""
+    if model.startswith("hf:"):
+        return model  # no engine has it: theirs are named after the file
     name, _, strength = model.partition("@")
     spec = zoo.spec(name)
     return f"{spec.id}@{float(strength or 0.5):g}" if spec.blend else spec.id
