@@ -20,13 +20,20 @@ from overlay.errors import OverlayError, SettingsError
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["image"]
+Kind = Literal["image", "video"]
 #: Endings of the files that each kind has.
 ENDINGS: dict[Kind, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"),
+    "video": (".mp4", ".m4v", ".mov", ".mkv", ".webm"),
 }
-#: Endings that can be written; a picture of another kind becomes the first.
-WRITTEN = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+#: Endings that can be written; a file with another one gets the first of its kind.
+WRITTEN: dict[Kind, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"),
+    "video": ENDINGS["video"],
+}
+_ARTICLE: dict[Kind, str] = {"image": "a picture", "video": "a video"}
+#: End of the names of folders in which parts of results wait for the rest.
+PARTS = ".parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,38 +90,57 @@ def plan(sources: Sequence[Path], out: Path, ending: str = "") -> Plan:
     Args:
         sources: files, and folders, which are searched with all that is in them. Files of other
             kinds in folders are passed over.
-        out: a file for one file, if its ending is that of a picture and no folder has its name;
-            else a folder, in which each source's names stay as they are.
-        ending: of the results, ".png" say; "" = the source's own.
+        out: a file for one file, if its ending is that of a picture or video and no folder has
+            its name; else a folder, in which each source's names stay as they are.
+        ending: of the results of its kind, ".png" say; "" = the source's own.
     Raises:
         SettingsError: there is nothing to do, or not as asked for.
     """
-    if ending and ending not in WRITTEN:
-        raise SettingsError(f"cannot write {ending!r}: one of {', '.join(WRITTEN)}")
+    if ending and not any(ending in endings for endings in WRITTEN.values()):
+        known = ", ".join(known for endings in WRITTEN.values() for known in endings)
+        raise SettingsError(f"cannot write {ending!r}: one of {known}")
     found: list[tuple[Path, Path]] = []
     refused: list[tuple[Path, str]] = []
     for source in sources:
         if source.is_dir():
             found += [(file, file.relative_to(source)) for file in _walked(source, out)]
         elif kind_of(source) is None:
-            kinds = ", ".join(ENDINGS["image"])
-            refused.append((source, f"{source} is no picture by its ending ({kinds})"))
+            kinds = ", ".join(known for endings in ENDINGS.values() for known in endings)
+            refused.append((source, f"{source} is no picture or video by its ending ({kinds})"))
         else:
             found.append((source, Path(source.name)))
     if not found and not refused:
-        raise SettingsError(f"no picture in {', '.join(map(str, sources))}")
+        raise SettingsError(f"no picture or video in {', '.join(map(str, sources))}")
     alone = len(sources) == 1 and not sources[0].is_dir()
-    if alone and out.suffix.lower() in WRITTEN and not out.is_dir():
-        if ending and out.suffix.lower() != ending:
-            raise SettingsError(f"{out} and --format {ending[1:]} contradict each other")
-        jobs = [Job("image", source, out) for source, _ in found]
+    if alone and _is_file(out) and found:
+        jobs = [_alone(found[0][0], out, ending)]
     else:
-        jobs = [Job("image", source, out / _renamed(name, ending)) for source, name in found]
+        jobs = [
+            Job(kind, source, out / _renamed(name, kind, ending))
+            for source, name in found
+            if (kind := kind_of(source))
+        ]
     return _without_clashes(jobs, refused)
 
 
+def _is_file(out: Path) -> bool:
+    written = any(out.suffix.lower() in endings for endings in WRITTEN.values())
+    return written and not out.is_dir()
+
+
+def _alone(source: Path, out: Path, ending: str) -> Job:
+    kind = kind_of(source)
+    assert kind is not None, "the others were refused"
+    if ending and out.suffix.lower() != ending:
+        raise SettingsError(f"{out} and --format {ending[1:]} contradict each other")
+    if out.suffix.lower() not in WRITTEN[kind]:
+        known = ", ".join(WRITTEN[kind])
+        raise SettingsError(f"{source} is {_ARTICLE[kind]}, and {out} is not: one of {known}")
+    return Job(kind, source, out)
+
+
 def _walked(folder: Path, out: Path) -> Iterator[Path]:
-    """List a folder's pictures, those in `out` not among them, in order of name."""
+    """List a folder's files, those in `out` not among them, in order of name."""
 
     def complain(error: OSError) -> None:
         log.warning("cannot look into %s: %s", error.filename, error.strerror)
@@ -122,13 +148,17 @@ def _walked(folder: Path, out: Path) -> Iterator[Path]:
     avoided = out.resolve()
     for where, folders, names in os.walk(folder, onerror=complain):
         here = Path(where)
-        folders[:] = sorted(name for name in folders if (here / name).resolve() != avoided)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if (here / name).resolve() != avoided and not name.endswith(PARTS)
+        )
         yield from (here / name for name in sorted(names) if kind_of(here / name))
 
 
-def _renamed(name: Path, ending: str) -> Path:
-    own = name.suffix if name.suffix.lower() in WRITTEN else WRITTEN[0]
-    return name.with_suffix(ending or own)
+def _renamed(name: Path, kind: Kind, ending: str) -> Path:
+    own = name.suffix if name.suffix.lower() in WRITTEN[kind] else WRITTEN[kind][0]
+    return name.with_suffix(ending if ending in WRITTEN[kind] else own)
 
 
 def _without_clashes(jobs: list[Job], refused: list[tuple[Path, str]]) -> Plan:

@@ -1,12 +1,15 @@
-"""`overlay upscale`: pictures and folders of pictures, to files."""
+"""`overlay upscale`: pictures, videos and folders of them, to files."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,9 @@ from overlay.files.batch import WRITTEN, Job, Plan, Summary
 if TYPE_CHECKING:
     from overlay.files.enlarge import Wish
 
+#: As in `video_encode`, which needs PyAV.
+_CODECS = ("auto", "h264", "hevc", "vp9")
+_ENCODERS = ("auto", "hardware", "software")
 #: Largest factor and side that can be asked for.
 _MOST = 64
 _MAX_SIDE = 65500
@@ -26,7 +32,7 @@ _MAX_SIDE = 65500
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `overlay upscale`."""
     add = parser.add_argument
-    add("sources", nargs="+", type=Path, metavar="IN", help="pictures, folders of pictures")
+    add("sources", nargs="+", type=Path, metavar="IN", help="pictures, videos, folders")
     add("-o", "--out", type=Path, required=True, metavar="OUT", help="a file, or a folder")
     add(
         "--model", default="default",
@@ -46,8 +52,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=_count, default=0, help="of models that draw at random")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
     add("--backend", choices=BACKENDS, default="auto")
-    add("--format", choices=[ending[1:] for ending in WRITTEN], help="of the results")
+    endings = [ending[1:] for kind in WRITTEN.values() for ending in kind]
+    add("--format", choices=endings, help="of the results of its kind")
     add("--quality", type=_quality, default=95, help="of JPEG and WebP, 1 to 100 (default 95)")
+    video = parser.add_argument_group("videos")
+    video.add_argument(
+        "--codec", choices=_CODECS, default="auto",
+        help="auto: VP9 in WebM, HEVC for more than 8 bits, else H.264",
+    )  # fmt: skip
+    video.add_argument(
+        "--crf", type=_crf, metavar="N",
+        help="constant quality, lower is better (default: H.264 18, HEVC 20, VP9 24)",
+    )  # fmt: skip
+    video.add_argument(
+        "--encoder", choices=_ENCODERS, default="auto", help="auto: hardware where it works"
+    )
+    video.add_argument(
+        "--segment", type=_frames, default=60, metavar="FRAMES",
+        help="between two cuts: what is lost at most when interrupted (default 60)",
+    )  # fmt: skip
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--skip-existing", action="store_true", help="pass over what is done")
     there.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -56,12 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upscale; 1 if any file failed."""
-    from overlay.files import images
-    from overlay.files.enlarge import Wish, enlarged
+    from overlay.files.enlarge import Wish
 
     wish = Wish(
         arguments.model, arguments.outscale, arguments.target, arguments.tile, arguments.seed,
-        arguments.device, arguments.backend, arguments.denoise,
+        arguments.device, arguments.backend,
     )  # fmt: skip
     plan = batch.plan(
         arguments.sources, arguments.out, f".{arguments.format}" if arguments.format else ""
@@ -70,20 +92,52 @@ def run(arguments: argparse.Namespace) -> int:
     line = ProgressLine(len(plan.jobs))
 
     def do(job: Job) -> None:
-        picture = images.read(job.source)
-        large = enlarged(picture, job.target, wish, line.within)
-        images.write(large, job.target, arguments.quality)
+        _do(job, wish, arguments, line)
 
     start = time.perf_counter()
     try:
-        summary = batch.work(
-            plan, do, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
-            told=line.after,
-        )  # fmt: skip
+        with terminable():
+            summary = batch.work(
+                plan, do, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
+                told=line.after,
+            )  # fmt: skip
+    except (KeyboardInterrupt, SystemExit):
+        line.end()
+        sys.stderr.write("overlay: interrupted; --skip-existing goes on behind what is done\n")
+        raise
     finally:
         line.end()
     _report(summary, time.perf_counter() - start, arguments.json)
     return 1 if summary.failed else 0
+
+
+def _do(job: Job, wish: Wish, arguments: argparse.Namespace, line: ProgressLine) -> None:
+    if job.kind == "video":
+        from overlay.files.video import VideoWish, upscale
+
+        coded = VideoWish(arguments.codec, arguments.crf, arguments.encoder, arguments.segment)
+        upscale(job.source, job.target, wish, coded, line.within_video)
+        return
+    from overlay.files import images
+    from overlay.files.enlarge import enlarged
+
+    picture = images.read(job.source)
+    large = enlarged(picture, job.target, wish, line.within)
+    images.write(large, job.target, arguments.quality)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """End as with Ctrl+C when terminated: nothing half-written stays. Main thread only."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _try_model(wish: Wish, plan: Plan) -> None:
@@ -125,24 +179,34 @@ class ProgressLine:
         self._start = time.perf_counter()
         self._last = -math.inf
         self._before = 0  # files of which something became
-        self._worked = 0  # of these, such as took time
+        self._worked = 0.0  # of these, such as took time
+        self._there = 0.0  # of the present file, what an earlier run did
+        self._given = 0.0  # the same of all files before it
 
     def within(self, share: float) -> None:
         """Take the share of the present file that is done."""
         self._show(share)
 
+    def within_video(self, share: float, there: float, rate: float) -> None:
+        """Take the share that is done, of it what an earlier run did, and frames a second."""
+        self._there = there
+        self._show(share, f", {rate:.1f} fps")
+
     def after(self, summary: Summary) -> None:
         """Take what became of the files so far."""
         self._before += 1
+        self._given += self._there
+        self._there = 0.0
         self._worked = self._before - len(summary.skipped)
         self._show(0.0)
 
-    def _show(self, share: float) -> None:
+    def _show(self, share: float, more: str = "") -> None:
         now = time.perf_counter()
         if self._shown and now - self._last >= 0.1:
             self._last = now
-            text = progress_text(self._before, self._worked, share, self._total, now - self._start)
-            sys.stderr.write(f"\r{text}\x1b[K")
+            worked = self._worked - self._given - self._there
+            text = progress_text(self._before, worked, share, self._total, now - self._start)
+            sys.stderr.write(f"\r{text}{more}\x1b[K")
             sys.stderr.flush()
 
     def end(self) -> None:
@@ -152,12 +216,13 @@ class ProgressLine:
             sys.stderr.flush()
 
 
-def progress_text(before: int, worked: int, share: float, total: int, seconds: float) -> str:
+def progress_text(before: int, worked: float, share: float, total: int, seconds: float) -> str:
     """Say how far it is.
 
     Args:
         before: files that are through.
-        worked: of these, those that were not skipped: only they tell the rate.
+        worked: of these, those that were not skipped: only they tell the rate. Less what was done
+            of a video before.
         share: of the present file that is done.
         total: number of files.
         seconds: since the start.
@@ -197,6 +262,20 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 9:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0")
     return int(text)
+
+
+def _crf(text: str) -> int:
+    crf = _count(text)
+    if not 1 <= crf <= 51:
+        raise argparse.ArgumentTypeError(f"a constant quality is 1 to 51, not {text}")
+    return crf
+
+
+def _frames(text: str) -> int:
+    frames = _count(text)
+    if not 1 <= frames <= 100_000:
+        raise argparse.ArgumentTypeError(f"a segment has 1 to 100000 frames, not {text}")
+    return frames
 
 
 def _quality(text: str) -> int:

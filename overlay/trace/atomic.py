@@ -25,10 +25,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
         os.chmod(draft, 0o666 & ~_umask())
         os.replace(draft, path)
-    except OSError as exc:
+    except BaseException as exc:  # also when it is interrupted or terminated
         if draft is not None:
             with contextlib.suppress(OSError):
                 os.unlink(draft)
+        if not isinstance(exc, OSError):
+            raise
         raise TraceError(f"cannot write {path}: {exc.strerror or exc}") from exc
 
 

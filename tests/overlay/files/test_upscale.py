@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -235,9 +236,11 @@ def test_an_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("{}/none", "-o", "{}/out"), 1, "none is no picture by its ending"),
-        (("{}/a.mp4", "-o", "{}/out"), 1, "a.mp4 is no picture by its ending"),
-        (("{}/empty", "-o", "{}/out"), 2, "no picture in"),
+        (("{}/none", "-o", "{}/out"), 1, "none is no picture or video by its ending"),
+        (("{}/a.mp4", "-o", "{}/out"), 1, "a.mp4 is not there"),
+        (("{}/a.mp4", "-o", "{}/b.png"), 2, "is a video, and"),
+        (("{}/a.png", "-o", "{}/b.mkv"), 2, "is a picture, and"),
+        (("{}/empty", "-o", "{}/out"), 2, "no picture or video in"),
         (("{}/a.png", "-o", "{}/b.png", "--format", "jpg"), 2, "contradict each other"),
         (("{}/a.png", "-o", "{}/out", "--model", "defualt-x2"), 2, "did you mean 'default-x2'"),
         (("{}/a.png", "-o", "{}/out", "--model", "span-x2"), 5, "a shape without weights"),
@@ -285,3 +288,20 @@ def test_shipped_nets_load_no_pytorch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 False False", done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without a signal")
+def test_an_end_during_a_write_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(draft: Path, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    save(tmp_path / "in" / "a.png")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(atomic.os, "replace", ended)
+    with pytest.raises(SystemExit) as caught:
+        upscale(tmp_path / "in", "-o", tmp_path / "out")
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert files(tmp_path) == ["in/a.png"]
+    assert signal.getsignal(signal.SIGTERM) is before

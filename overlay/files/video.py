@@ -1,0 +1,198 @@
+"""One video upscaled: what it is, its segments, and the file they become."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+
+from overlay.files import video_join
+from overlay.files.enlarge import Wish, open_model, result_size
+from overlay.files.errors import FileError
+from overlay.files.video_encode import (
+    MAX_SIDE,
+    Codec,
+    Coding,
+    Where,
+    choose_encoder,
+    codec_for,
+    quality,
+)
+from overlay.files.video_models import Enlarger, open_enlarger
+from overlay.files.video_segments import Kept, Spent, cuts_of, made
+from overlay.files.video_source import Clip, read_clip
+
+log = logging.getLogger(__name__)
+
+#: Told (share done, share that was there before, frames per second).
+Progress = Callable[[float, float, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoWish:
+    """How the result is encoded.
+
+    Attributes:
+        codec: "auto": VP9 in WebM, HEVC for more than 8 bits, else H.264.
+        crf: constant quality, None = the codec's usual.
+        encoder: "auto" = hardware where it works, else software.
+        segment: frames between two cuts: lost at most when interrupted.
+    """
+
+    codec: Codec = "auto"
+    crf: int | None = None
+    encoder: Where = "auto"
+    segment: int = 60
+
+
+def upscale(
+    source: Path,
+    target: Path,
+    wish: Wish,
+    coded: VideoWish,
+    progress: Progress = lambda share, before, rate: None,
+    spent: Spent | None = None,
+) -> None:
+    """Upscale a video; the segments of an earlier, interrupted run of the same are taken.
+
+    Args:
+        target: its ending tells the container; replaced whole, or not at all.
+        spent: filled, see `video_segments.made`.
+    Raises:
+        OverlayError: it cannot be read, done or written; finished segments stay.
+        EngineError: the model cannot do it on this machine.
+        OSError: the result cannot be written.
+    """
+    clip = read_clip(source)
+    _warn(clip)
+    size = even_size(clip, wish)
+    codec = codec_for(coded.codec, target.suffix.lower(), clip.depth > 8)
+    _check_size(size, codec, target)
+    video_join.check_container(clip, target)
+    with open_enlarger(clip, wish, size) as enlarger:
+        coding = coding_for(clip, enlarger, codec, coded)
+        kept = Kept(target, recipe(clip, enlarger, wish, coding))
+        cuts = cuts_of(clip, coding.length)
+        _make_all(kept, clip, cuts, enlarger, coding, progress, spent)
+    done = kept.done(len(cuts))
+    if len(done) < len(cuts):
+        raise FileError(f"segments in {kept.folder} are gone: start again")
+    _join(kept, clip, [done[number] for number in range(len(cuts))], target)
+    kept.remove()
+
+
+def coding_for(clip: Clip, enlarger: Enlarger, codec: str, coded: VideoWish) -> Coding:
+    """Say how the result is encoded; tries hardware where it may.
+
+    Raises:
+        BackendUnavailable: hardware was asked for and there is none.
+    """
+    encoder = choose_encoder(codec, coded.encoder, enlarger.layout, enlarger.size)
+    return Coding(
+        codec, encoder, quality(codec, coded.crf), enlarger.layout, enlarger.size,
+        clip.rate, clip.aspect, clip.colour, coded.segment,
+    )  # fmt: skip
+
+
+def even_size(clip: Clip, wish: Wish) -> tuple[int, int]:
+    """Tell the size of the result: as for a picture, to even numbers, which 4:2:0 needs."""
+    size = result_size(wish, clip.size, open_model(wish, clip.size).scale)
+    width, height = (max(16, side + side % 2) for side in size)
+    return width, height
+
+
+def recipe(clip: Clip, enlarger: Enlarger, wish: Wish, coding: Coding) -> dict[str, object]:
+    """All that decides what the segments become."""
+    about = clip.path.stat()
+    return {
+        "source": {
+            "name": clip.path.name,
+            "bytes": about.st_size,
+            "modified_ns": about.st_mtime_ns,
+            "frames": len(clip.times),
+        },
+        "model": {"name": enlarger.name, "sha256": enlarger.sha256},
+        "wish": asdict(wish),
+        "coding": asdict(coding),
+        "pyav": av.__version__,
+    }
+
+
+def _warn(clip: Clip) -> None:
+    if clip.colour.hdr:
+        log.warning(
+            "%s is HDR (%s): models have learnt from pictures without it; the light levels of "
+            "its mastering display are left out", clip.path, clip.colour.hdr,
+        )  # fmt: skip
+
+
+def _check_size(size: tuple[int, int], codec: str, target: Path) -> None:
+    if max(size) > MAX_SIDE[codec]:
+        raise FileError(
+            f"{target} would be {size[0]}x{size[1]}, and {codec} ends at {MAX_SIDE[codec]}: "
+            "say a smaller --outscale or --target"
+        )
+
+
+def _make_all(
+    kept: Kept,
+    clip: Clip,
+    cuts: list[tuple[int, int | None]],
+    enlarger: Enlarger,
+    coding: Coding,
+    progress: Progress,
+    spent: Spent | None,
+) -> None:
+    """Make the segments that are not there, and keep each as soon as it is done."""
+    there = kept.done(len(cuts))
+    if there:
+        log.info("%d of %d segments are there already", len(there), len(cuts))
+    missing = [number for number in range(len(cuts)) if number not in there]
+    total = len(clip.times)
+    before = min(sum(map(len, there.values())), total)
+    frames, start = 0, time.perf_counter()
+
+    def told() -> None:
+        nonlocal frames
+        frames += 1
+        rate = frames / (time.perf_counter() - start)
+        progress(min(1.0, (before + frames) / total), before / total, rate)
+
+    finished = len(there)
+    try:
+        with closing(made(clip, cuts, missing, enlarger, coding, told, spent)) as segments:
+            for segment in segments:
+                kept.keep(segment)
+                finished += 1
+    except BaseException:
+        if finished:
+            log.warning(
+                "%d of %d segments stay in %s: the same command goes on",
+                finished, len(cuts), kept.folder,
+            )  # fmt: skip
+        else:
+            kept.remove()
+        raise
+
+
+def _join(kept: Kept, clip: Clip, times: list[list[int]], target: Path) -> None:
+    draft = kept.folder / "joined"
+    parts = [
+        ((lambda number=number: kept.data(number)), shown) for number, shown in enumerate(times)
+    ]
+    parts = [part for part in parts if part[1]]
+    if not parts:
+        raise FileError(f"{clip.path} holds no frame that could be decoded")
+    try:
+        with draft.open("w+b") as file:
+            video_join.join(clip, parts, file, target)
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
