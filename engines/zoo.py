@@ -116,21 +116,26 @@ def _span(scale: int) -> ModelSpec:
     )
 
 
-def _resshift(version: str, steps: int, sha256: str, notes: str) -> ModelSpec:
-    def files(stem: str, sha256: str) -> tuple[Source, ...]:
-        url = f"https://github.com/zsyOAOA/ResShift/releases/download/v2.0/{stem}.pth"
+def _resshift(
+    id: str, stem: str, sha256: str = "", release: str = "v2.0", also: str = "", *, notes: str
+) -> ModelSpec:
+    """`also`: file of an earlier release, of the same net and schedule."""
+
+    def files(stem: str, sha256: str, release: str = "v2.0") -> tuple[Source, ...]:
+        url = f"https://github.com/zsyOAOA/ResShift/releases/download/{release}/{stem}.pth"
         return (
             Source("file", f"{stem}.pth", sha256, url=url),
             Source("file", f"{stem}.safetensors", ""),
         )
 
     digest = "e967eaa2c380152811c53e312990d6967a8a957c4f7590f19490ec72110b2889"
+    others = (Source("file", f"{also}.pth", ""),) if also else ()
     return ModelSpec(
-        id=f"resshift-{version}",
+        id=id,
         architecture="resshift",
         scale=4,
         licence="LicenseRef-S-Lab-1.0 (non-commercial)",
-        sources=files(f"resshift_realsrx4_s{steps}_{version}", sha256),
+        sources=(*files(stem, sha256, release), *others),
         beside=files("autoencoder_vq_f4", digest),
         offline=True,
         author="Zongsheng Yue et al.",
@@ -234,10 +239,21 @@ ZOO = (
     _emt(2, "a0ccded9cac60a55a23bc43c08dcaef84887530ac14724f07a0c12e8a928f36e"),
     _emt(3, "04991327b0eaca4f3d59b7ca7f348484d6993626051b0152443464e0d11cfcf5"),
     _emt(4, "c66235c55c92bc753098372cfe6d53c8b259c302adeac48aace9b154ed9f872e"),
-    _resshift("v1", 15, "", "photographs, one at a time (offline), 15 steps"),
     _resshift(
-        "v3", 4, "878da888bbbe10b8b0d4ff179c2de3059fd8a4cf2c705942a77a7f3b23ea1efd",
-        "photographs, one at a time (offline), 4 steps",
+        "resshift-v1", "resshift_realsrx4_s15_v1", also="resshift_realsrx4_s15",
+        notes="photographs, one at a time (offline), 15 steps",
+    ),
+    _resshift(
+        "resshift-v3", "resshift_realsrx4_s4_v3",
+        "878da888bbbe10b8b0d4ff179c2de3059fd8a4cf2c705942a77a7f3b23ea1efd",
+        notes="photographs, one at a time (offline), 4 steps",
+    ),
+    *(
+        _resshift(
+            f"resshift-bicsrx4-{kind}", f"resshift_bicsrx4_{kind}_s15", release="v1.0",
+            notes=f"pictures made smaller bicubically by {maker} (offline), 15 steps",
+        )
+        for kind, maker in (("opencv", "OpenCV"), ("matlab", "Matlab"))
     ),
     *(_span(scale) for scale in (2, 4)),
     *(
@@ -262,6 +278,7 @@ _DEFAULTS = tuple(_BY_NAME[f"default-x{scale}"] for scale in (2, 3, 4))
 _ALIASES = {
     **{f"emt-lsr-x{scale}": f"emt-x{scale}" for scale in (2, 3, 4)},
     "realesr-animevideov3": "realesr-animevideov3-x4",
+    "resshift-realsrx4": "resshift-v1",
     "resshift-realsrx4-s15-v1": "resshift-v1",
     "resshift-realsrx4-s4-v3": "resshift-v3",
     "realesrgan-x4plus-anime": "realesrgan-x4plus-anime-6b",

@@ -1,4 +1,4 @@
-"""ResShift x4 for real pictures: 15 steps (v1) and 4 steps (v3).
+"""ResShift x4: for real pictures in 15 steps (v1) or 4 (v3), for bicubically shrunk ones in 15.
 
 "ResShift: Efficient Diffusion Model for Image Super-resolution by Residual Shifting" (Yue et al.
 2023, arXiv 2307.12348) and its journal version (2024, arXiv 2403.07319).
@@ -27,7 +27,12 @@ from engines.load import Located
 from engines.offline import Level, OfflineModel, Progress, levels_from_unit, unit_from_levels
 
 #: The schedule of each row of the zoo, and the shapes of their nets, which are the same.
-VARIANTS = {"resshift-v1": Schedule(15, 0.04), "resshift-v3": Schedule(4, 0.2)}
+VARIANTS = {
+    "resshift-v1": Schedule(15, 0.04),
+    "resshift-v3": Schedule(4, 0.2),
+    "resshift-bicsrx4-opencv": Schedule(15, 0.04, kappa=1.0),
+    "resshift-bicsrx4-matlab": Schedule(15, 0.04),
+}
 UNET = UnetShape()
 AUTOENCODER = AutoencoderShape()
 #: Width and height of a chunk in source pixels where none is asked for: one of the three that

@@ -17,7 +17,7 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule; kappa, power and last level are those of all released nets.
+    """A schedule; power and last level are those of all released nets, kappa of all but one.
 
     Attributes:
         steps: T, at least 2.

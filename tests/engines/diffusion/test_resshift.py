@@ -211,6 +211,8 @@ def folder(
     monkeypatch.setattr(resshift, "UNET", UNET)
     monkeypatch.setattr(resshift, "AUTOENCODER", AUTOENCODER)
     torch.save(OrderedDict(unet.state_dict()), tmp_path / NET)
+    for name in ("bicsrx4_opencv_s15", "bicsrx4_matlab_s15"):
+        torch.save(OrderedDict(unet.state_dict()), tmp_path / f"resshift_{name}.pth")
     save_file(unet.state_dict(), tmp_path / "resshift_realsrx4_s4_v3.safetensors")
     save_file(autoencoder.state_dict(), tmp_path / CODES)
     offline._say_non_commercial.cache_clear()
@@ -377,10 +379,15 @@ def test_the_rows_of_the_zoo() -> None:
     for row in rows:
         assert (row.scale, row.has_weights) == (4, True)
         assert "non-commercial" in row.licence
-        steps = resshift.VARIANTS[row.id].steps
-        assert row.sources[0].name == f"resshift_realsrx4_s{steps}_{row.id[-2:]}.pth"
+        assert f"_s{resshift.VARIANTS[row.id].steps}" in row.sources[0].name
         assert row.beside[0].name == "autoencoder_vq_f4.pth"
     assert zoo.spec("resshift_realsrx4_s4_v3").id == "resshift-v3"
+    assert [row.sources[0].name for row in rows] == [
+        "resshift_realsrx4_s15_v1.pth",
+        "resshift_realsrx4_s4_v3.pth",
+        "resshift_bicsrx4_opencv_s15.pth",
+        "resshift_bicsrx4_matlab_s15.pth",
+    ]
 
 
 @pytest.mark.parametrize("name", ["resshift-v1", "ResShift_v3"])
@@ -435,7 +442,7 @@ def test_there_are_no_engines_of_them(
     monkeypatch.setattr(zoo, "ZOO", few)
     for more in ((), ("--random-weights",)):
         _, rows = engines_command(capsys, "--models", "all", "--backend", "onnx", *more)
-        assert [row["status"] for row in rows] == ["offline", "offline"]
+        assert [row["status"] for row in rows] == ["offline"] * len(few)
         assert not any(row["named"] for row in rows if "named" in row)
 
 
