@@ -89,6 +89,28 @@ def export(loaded: Loaded, sizes: Sequence[Size], precision: Precision) -> bytes
     return data
 
 
+def in_floats(graph: bytes) -> bytes:
+    """Change the ends of a graph from bytes to float, so that nothing is rounded.
+
+    Args:
+        graph: as `export` makes them in FP32 with several sizes, or as they ship.
+    Returns:
+        ONNX: input `bgra`, float32 (1, H, W, 4), 0..255; one output, float32, 0..255 where it is
+        colours: RGB (1, 3, H*scale, W*scale), clamped, or luma, not clamped: (1, 1, H*scale,
+        W*scale), or (1, scale*scale, H, W) of a graph that ships.
+    """
+    model = onnx.load_from_string(graph)
+    nodes = model.graph.node
+    place = max(index for index, node in enumerate(nodes) if node.op_type == "Round")
+    result = nodes[place].input[0]
+    del nodes[place:]  # what follows takes the rounded picture to bytes
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
+    floats: bytes = model.SerializeToString()
+    return floats
+
+
 def _check_multiples(spec: ModelSpec, sizes: Sequence[Size]) -> None:
     multiple = spec.size_multiple
     odd = [size for size in sizes if any(length % multiple for length in size)]

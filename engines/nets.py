@@ -139,16 +139,28 @@ class OnnxNet(Net):
         planes: NDArray[Any] = _planes(rgb, self.spec.size_multiple)
         if self._input.type == "tensor(float16)":
             planes = planes.astype(np.float16)
-        try:
-            large: NDArray[Any] = self._session.run(None, {self._input.name: planes})[0][0]
-        except Exception as exc:  # its own tree of errors, one class a code
-            line = (str(exc).splitlines() or [type(exc).__name__])[0][:200]
-            if any(words in str(exc).lower() for words in _NO_MEMORY):
-                raise MemoryError(line) from exc
-            raise EngineError(f"{self.spec.id} failed on {width}x{height}: {line}") from exc
+        large = run_session(self._session, {self._input.name: planes}, self.spec)[0]
         scale = self.spec.scale
-        cut = large[:, : height * scale, : width * scale].astype(np.float32)
+        cut: Floats = large[:, : height * scale, : width * scale].astype(np.float32)
         return cut.transpose(1, 2, 0) * np.float32(255)
+
+
+def run_session(session: Any, inputs: dict[str, NDArray[Any]], spec: ModelSpec) -> NDArray[Any]:
+    """Run a session of ONNX Runtime and give its only output.
+
+    Raises:
+        MemoryError: it had too little.
+        EngineError: anything else went wrong.
+    """
+    try:
+        output: NDArray[Any] = session.run(None, inputs)[0]
+    except Exception as exc:  # its own tree of errors, one class a code
+        line = (str(exc).splitlines() or [type(exc).__name__])[0][:200]
+        if any(words in str(exc).lower() for words in _NO_MEMORY):
+            raise MemoryError(line) from exc
+        shapes = ", ".join("x".join(map(str, array.shape)) for array in inputs.values())
+        raise EngineError(f"{spec.id} failed on {shapes}: {line}") from exc
+    return output
 
 
 def _planes(rgb: Floats, multiple: int) -> Floats:

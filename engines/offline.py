@@ -27,7 +27,7 @@ _FULL = {np.dtype(np.uint8): np.float32(255), np.dtype(np.uint16): np.float32(65
 #: Told the finished share, 0 to 1; what it raises ends the work.
 Progress = Callable[[float], None]
 #: What runs a model.
-Backend = Literal["auto", "openvino", "pytorch"]
+Backend = Literal["auto", "openvino", "onnxruntime", "pytorch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -82,7 +82,8 @@ def open_offline(
         device: "cpu", "cuda", "cuda:1" and so on; "auto" = an NVIDIA GPU if PyTorch sees one;
             the CPU for the shipped nets, where they are quick enough.
         backend: what runs it. "auto": OpenVINO for the shipped nets on a CPU, ONNX Runtime for
-            ONNX files, PyTorch for all others.
+            ONNX files, PyTorch for all others. "onnxruntime": on the CPU, from the cache of
+            engines, into which the net is exported at first.
     Raises:
         UnknownModel: no model has this name.
         UsageError: the back end or the device does not run this model.
@@ -93,10 +94,14 @@ def open_offline(
     located = load.locate(name, weights)
     spec = located.spec
     if spec is None or not spec.offline:
+        if backend == "onnxruntime":
+            from engines.offline_onnx import open_in_onnxruntime
+
+            return open_in_onnxruntime(name, located, weights, device)
         from engines.offline_net import open_offline_net
 
         return open_offline_net(located, device, backend)
-    if backend == "openvino":
+    if backend not in ("auto", "pytorch"):
         raise UsageError(f"{spec.id} runs in PyTorch only: leave out --backend")
     device = pytorch_device(spec.id, device)
     from engines.diffusion.resshift import open_resshift

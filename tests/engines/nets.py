@@ -9,10 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from engines import load, zoo
+from engines.archs import emt
 from engines.export import export
 from engines.load import Loaded, Located
 from engines.spec import ModelSpec, Precision, Size
@@ -124,3 +127,51 @@ def resized_by_computed_sizes() -> Loaded:
             "half": np.array(0.5, np.float32),
         },
     )
+
+
+#: Two layers that attend, the second shifted, and one that mixes: all there is, once.
+TINY_EMT = {
+    "features": 30, "blocks": 1, "layers": 3, "attending": 2, "heads": 3, "ratio": 2, "scale": 2,
+}  # fmt: skip
+
+
+def _norm(channels: int, seed: torch.Generator) -> dict[str, Tensor]:
+    return {
+        "weight": 0.5 + torch.rand(channels, generator=seed),
+        "bias": 0.3 * torch.randn(channels, generator=seed),
+        "running_mean": 0.3 * torch.randn(channels, generator=seed),
+        "running_var": 0.5 + torch.rand(channels, generator=seed),
+        "num_batches_tracked": torch.tensor(7),
+    }
+
+
+@cache
+def trained_emt(**changes: int) -> dict[str, Tensor]:
+    """Tensors as training leaves them, with normalisations, under the names of released files."""
+    seed = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = emt.build({**TINY_EMT, **changes})
+    state = {}
+    for name, tensor in net.state_dict().items():
+        if name.endswith(".token_mixer.bias"):
+            continue
+        if name.endswith(".token_mixer.weight"):
+            layer = name.removesuffix(".token_mixer.weight")
+            mask = torch.zeros_like(tensor)
+            for place, (y, x) in enumerate(((1, 2), (1, 0), (2, 1), (0, 1), (1, 1))):
+                mask[place::5, 0, y, x] = 1
+            state[f"{layer}.token_mixer.mask"] = mask
+            state |= {f"{layer}.norm.{k}": t for k, t in _norm(len(tensor), seed).items()}
+            state[f"{layer}.norm.running_mean"][4::5] *= 1e-3  # of channels that are not shifted
+            state[f"{layer}.norm.running_var"][4::5] = 5.6e-45
+            continue
+        state[name] = tensor
+        if tensor.dim() == 4 and not name.endswith(".mask") and "_mean" not in name:
+            size = {"head": 0.01, "tail": 30.0}.get(name.split(".")[0], 1.0)  # for 0..255
+            kernel = torch.randn(tensor.shape, generator=seed)
+            state[name] = kernel * size * tensor[0].numel() ** -0.5
+        if name.endswith(".attn.0.bias"):
+            layer = name.removesuffix(".0.bias")
+            state |= {f"{layer}.1.{k}": t for k, t in _norm(len(tensor), seed).items()}
+    return state

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,8 @@ from overlay.infer.openvino import OpenVinoEngine
 from overlay.infer.torch_cuda import PictureNet
 from tests.contracts.upscaler import finish, frame_of
 from tests.engines.emt_definition import Definition
-from tests.engines.nets import game_frame
+from tests.engines.nets import TINY_EMT as TINY
+from tests.engines.nets import game_frame, trained_emt
 
 DATA = Path(os.environ.get("OVERLAY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 OFFICIAL = DATA / "emt"
@@ -41,11 +41,6 @@ needs_set5 = pytest.mark.skipif(
     not (DATA / "set5").is_dir(), reason="Set5 is not here; OVERLAY_TEST_DATA names its folder"
 )
 
-#: Two layers that attend, the second shifted, and one that mixes: all there is, once.
-TINY = {
-    "features": 30, "blocks": 1, "layers": 3, "attending": 2, "heads": 3, "ratio": 2, "scale": 2,
-}  # fmt: skip
-
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
@@ -54,50 +49,10 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-def norm(channels: int, seed: torch.Generator) -> dict[str, Tensor]:
-    return {
-        "weight": 0.5 + torch.rand(channels, generator=seed),
-        "bias": 0.3 * torch.randn(channels, generator=seed),
-        "running_mean": 0.3 * torch.randn(channels, generator=seed),
-        "running_var": 0.5 + torch.rand(channels, generator=seed),
-        "num_batches_tracked": torch.tensor(7),
-    }
-
-
-@cache
-def trained(**changes: int) -> dict[str, Tensor]:
-    """Tensors as training leaves them, with normalisations, under the names of released files."""
-    seed = torch.Generator().manual_seed(1)
-    net = emt.build({**TINY, **changes})
-    state = {}
-    for name, tensor in net.state_dict().items():
-        if name.endswith(".token_mixer.bias"):
-            continue
-        if name.endswith(".token_mixer.weight"):
-            layer = name.removesuffix(".token_mixer.weight")
-            mask = torch.zeros_like(tensor)
-            for place, (y, x) in enumerate(((1, 2), (1, 0), (2, 1), (0, 1), (1, 1))):
-                mask[place::5, 0, y, x] = 1
-            state[f"{layer}.token_mixer.mask"] = mask
-            state |= {f"{layer}.norm.{k}": t for k, t in norm(len(tensor), seed).items()}
-            state[f"{layer}.norm.running_mean"][4::5] *= 1e-3  # of channels that are not shifted
-            state[f"{layer}.norm.running_var"][4::5] = 5.6e-45
-            continue
-        state[name] = tensor
-        if tensor.dim() == 4 and not name.endswith(".mask") and "_mean" not in name:
-            size = {"head": 0.01, "tail": 30.0}.get(name.split(".")[0], 1.0)  # for 0..255
-            kernel = torch.randn(tensor.shape, generator=seed)
-            state[name] = kernel * size * tensor[0].numel() ** -0.5
-        if name.endswith(".attn.0.bias"):
-            layer = name.removesuffix(".0.bias")
-            state |= {f"{layer}.1.{k}": t for k, t in norm(len(tensor), seed).items()}
-    return state
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "EMT tiny.pth"
-    torch.save({"params": trained()}, path)
+    torch.save({"params": trained_emt()}, path)
     return path
 
 
@@ -111,9 +66,9 @@ def tiny(file: Path) -> Loaded:
 @pytest.mark.parametrize("size", [(33, 41), (64, 32), (9, 5), (1, 1), (1, 34)])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_the_net_is_that_of_the_definition(size: tuple[int, int], scale: int) -> None:
-    net = archs.net_with("emt", {**TINY, "scale": scale}, trained(scale=scale)).double()
+    net = archs.net_with("emt", {**TINY, "scale": scale}, trained_emt(scale=scale)).double()
     rgb = torch.rand(3, *size, dtype=torch.float64)
-    expected = Definition(trained(scale=scale))(rgb.numpy())
+    expected = Definition(trained_emt(scale=scale))(rgb.numpy())
     made = net(rgb[None])[0].numpy()
     assert made.shape == expected.shape == (3, size[0] * scale, size[1] * scale)
     assert expected.std() > 0.01, "a flat picture compares nothing"
@@ -121,7 +76,7 @@ def test_the_net_is_that_of_the_definition(size: tuple[int, int], scale: int) ->
 
 
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:
-    net = archs.net_with("emt", TINY, trained())
+    net = archs.net_with("emt", TINY, trained_emt())
     batch = torch.rand(2, 3, 20, 37)
     made = net(batch)
     for index in range(2):
@@ -129,7 +84,7 @@ def test_pictures_of_a_batch_do_not_see_each_other() -> None:
 
 
 def test_windows_that_take_turns_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = archs.net_with("emt", TINY, trained())
+    net = archs.net_with("emt", TINY, trained_emt())
     picture = torch.rand(1, 3, 40, 50)
     at_once = net(picture)
     asked = []
@@ -147,7 +102,7 @@ def test_windows_that_take_turns_give_the_same(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_shape_is_told_from_trained_and_from_fused_tensors() -> None:
-    state = trained(attending=1, ratio=3, scale=4)
+    state = trained_emt(attending=1, ratio=3, scale=4)
     shape = {**TINY, "attending": 1, "ratio": 3, "scale": 4}
     assert archs.recognised(state) == ("emt", shape)
     net = archs.net_with("emt", shape, state)
@@ -181,7 +136,7 @@ LAYER = "body.0.sa_list"
 def test_files_of_odd_tensors_are_refused(
     tmp_path: Path, name: str, tensor: Tensor | None, message: str
 ) -> None:
-    state = dict(trained())
+    state = dict(trained_emt())
     if tensor is None:
         del state[name]
     else:
@@ -195,7 +150,7 @@ def test_files_of_odd_tensors_are_refused(
 
 def test_pixels_see_as_far_as_is_stated_where_nothing_wraps_around() -> None:
     shape = {**TINY, "attending": 1, "layers": 2}
-    net = archs.net_with("emt", shape, trained(attending=1, layers=2)).double()
+    net = archs.net_with("emt", shape, trained_emt(attending=1, layers=2)).double()
     side, middle, stated = 160, 64, emt.receptive_field(shape)
     x = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
     y = net(x)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
-from engines import load, nets, offline_net, tiles, zoo
-from engines.errors import BuilderMissing, EngineError, UsageError
+from engines import export, load, nets, offline_net, tiles, zoo
+from engines.cache import EngineCache, Entry
+from engines.errors import BuilderMissing, BuildFailed, EngineError, UsageError
 from engines.offline import open_offline
 from engines.offline_net import OfflineNet
 from engines.spec import ModelSpec
@@ -70,8 +72,9 @@ def test_default_nets_give_what_is_shown_live_whatever_runs_them(scale: int) -> 
     source = picture(61, 35)
     name = f"default-x{scale}"
     in_openvino = open_offline(name, device="cpu", backend="openvino").upscale(source)
-    in_pytorch = open_offline(name, device="cpu", backend="pytorch").upscale(source)
-    assert np.abs(in_openvino.astype(int) - in_pytorch).max() <= 1
+    for other in ("onnxruntime", "pytorch"):
+        found = open_offline(name, device="cpu", backend=other).upscale(source)  # type: ignore[arg-type]
+        assert np.abs(in_openvino.astype(int) - found).max() <= 1, other
     bgra = game_frame(61, 35)
     module = load.read(load.locate(name)).module
     assert module is not None
@@ -81,7 +84,7 @@ def test_default_nets_give_what_is_shown_live_whatever_runs_them(scale: int) -> 
     assert np.abs(in_openvino.astype(int) - shown[..., 2::-1]).max() <= 1
 
 
-@pytest.mark.parametrize("backend", ["openvino", "pytorch"])
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "pytorch"])
 def test_sixteen_bits_are_more_than_eight(backend: str) -> None:
     ramp = np.linspace(20000, 22000, 64).astype(np.uint16)
     source = np.broadcast_to(ramp[None, :, None], (20, 64, 3)).copy()
@@ -165,7 +168,59 @@ def test_other_arrays_are_refused(bad: NDArray[np.uint8]) -> None:
         OfflineNet("greedy", Greedy(99, MemoryError())).upscale(bad)
 
 
+@pytest.fixture
+def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A net of a user's, and a cache of engines of the test's own."""
+    monkeypatch.setenv("OVERLAY_CACHE", str(tmp_path / "cache"))
+    module = small("realesr-animevideov3-x4")._net._net  # type: ignore[attr-defined]
+    save_file(module.state_dict(), tmp_path / "mine.safetensors")
+    return tmp_path / "mine.safetensors"
+
+
+def test_onnxruntime_runs_what_was_exported_once(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = picture(41, 30).astype(np.uint16) * 257
+    expected = open_offline(str(users_file), device="cpu", backend="pytorch").upscale(deep)
+    model = open_offline(str(users_file), backend="onnxruntime")
+    assert isinstance(model, OfflineNet)
+    assert "ONNX Runtime" in model.about
+    found = model.upscale(deep)
+    assert found.dtype == np.uint16
+    assert np.abs(found.astype(int) - expected).max() <= 8, "of 65535"
+    (kept,) = EngineCache().entries()
+    monkeypatch.setattr(export, "export", None)
+    again = open_offline(str(users_file), backend="onnxruntime").upscale(deep, chunk=32)
+    assert np.abs(again.astype(int) - expected).max() <= 8
+    assert EngineCache().entries() == [kept]
+
+
+def test_a_damaged_export_is_made_again(users_file: Path) -> None:
+    source = picture(20, 10)
+    expected = open_offline(str(users_file), backend="onnxruntime").upscale(source)
+    (entry,) = EngineCache().entries()
+    assert isinstance(entry, Entry)
+    content = bytearray(entry.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    entry.path.write_bytes(content)
+    again = open_offline(str(users_file), backend="onnxruntime").upscale(source)
+    assert (again == expected).all()
+
+
+def test_a_net_that_cannot_be_exported_says_why(
+    users_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(export, "_traced", fails)
+    with pytest.raises(BuildFailed, match="cannot be exported to ONNX: no such operator"):
+        open_offline(str(users_file), backend="onnxruntime")
+
+
 def test_what_cannot_run_a_model_is_refused() -> None:
+    with pytest.raises(UsageError, match="ONNX Runtime runs on the CPU here, default-x2 not on"):
+        open_offline("default-x2", device="cuda", backend="onnxruntime")
     with pytest.raises(UsageError, match="OpenVINO runs the nets that come with the program"):
         open_offline("realesr-animevideov3-x4", device="cpu", backend="openvino")
     with pytest.raises(UsageError, match="default-x2 on cuda"):
@@ -199,8 +254,11 @@ def test_a_users_onnx_file(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "twice.onnx")
     source = picture(50, 40)
-    found = open_offline(str(tmp_path / "twice.onnx")).upscale(source, chunk=32)
     expected = cv2.resize(source, (100, 80), interpolation=cv2.INTER_NEAREST)
-    assert np.abs(found.astype(int) - expected).max() <= 1
+    for backend in ("auto", "onnxruntime"):
+        found = open_offline(str(tmp_path / "twice.onnx"), backend=backend).upscale(  # type: ignore[arg-type]
+            source, chunk=32
+        )
+        assert np.abs(found.astype(int) - expected).max() <= 1
     with pytest.raises(UsageError, match="ONNX files run on the CPU"):
         open_offline(str(tmp_path / "twice.onnx"), device="cuda")
