@@ -14,7 +14,9 @@ EQUAL_DB = 100.0
 #: What piq adds to a squared error of pictures in 0..1: no PSNR of its is above 80 dB.
 PIQ_EPSILON = 1e-8
 
-_SIDE, _SIGMA = 11, 1.5
+#: Side of SSIM's windows in pixels.
+SIDE = 11
+_SIGMA = 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 #: BT.601 luma of full-range R, G, B in 16..235, as MATLAB's rgb2ycbcr.
 _VIDEO_LUMA = np.array([65.481, 128.553, 24.966], np.float32) / np.float32(255)
@@ -28,7 +30,7 @@ def psnr(picture: Pixels, truth: Pixels) -> float:
     Returns:
         dB for a peak of 255; `EQUAL_DB` for equal pictures, and never more.
     """
-    return _decibels(_squared_error(picture, truth) / 255**2)
+    return decibels(_squared_error(picture, truth) / 255**2)
 
 
 def psnr_y(picture: Pixels, truth: Pixels) -> float:
@@ -37,7 +39,7 @@ def psnr_y(picture: Pixels, truth: Pixels) -> float:
     Args:
         picture, truth: uint8 RGB (H, W, 3).
     """
-    return _decibels(_squared_error(video_luma(picture), video_luma(truth)) / 255**2)
+    return decibels(_squared_error(video_luma(picture), video_luma(truth)) / 255**2)
 
 
 def psnr_piq(picture: Pixels, truth: Pixels) -> float:
@@ -55,7 +57,8 @@ def _squared_error(a: NDArray[np.uint8] | Planes, b: NDArray[np.uint8] | Planes)
     return float(np.mean(np.square(difference), dtype=np.float64))
 
 
-def _decibels(error: float) -> float:
+def decibels(error: float) -> float:
+    """Give the PSNR of a mean squared error of values in 0..1; `EQUAL_DB` at most."""
     return EQUAL_DB if error == 0 else min(EQUAL_DB, float(-10 * np.log10(error)))
 
 
@@ -72,10 +75,14 @@ class Ssim:
 
     def __init__(self, *, pooled: bool = False) -> None:
         self._pooled = pooled
-        self._truth: Pixels | None = None
+        self._truth: Pixels | Planes | None = None
 
-    def __call__(self, picture: Pixels, truth: Pixels) -> float:
-        """Compare uint8 (H, W, 3) of 11x11 pixels or more; order of channels does not matter."""
+    def __call__(self, picture: Pixels | Planes, truth: Pixels | Planes) -> float:
+        """Compare (H, W, 3) of 11x11 pixels or more; order of channels does not matter.
+
+        Args:
+            picture, truth: uint8, or float32 levels of 255.
+        """
         if truth is not self._truth:
             self._planes = self._prepared(truth)
             self._mean, self._square = _blurred(self._planes), _blurred(self._planes**2)
@@ -88,7 +95,7 @@ class Ssim:
         top = (2 * means + _C1) * (2 * covariance + _C2)
         return float(np.mean(top / ((squares + _C1) * (variances + _C2)), dtype=np.float64))
 
-    def _prepared(self, picture: Pixels) -> Planes:
+    def _prepared(self, picture: Pixels | Planes) -> Planes:
         planes = picture.astype(np.float32)
         block = round(min(planes.shape[:2]) / 256) if self._pooled else 1
         if block > 1:
@@ -97,12 +104,12 @@ class Ssim:
             planes = cv2.resize(planes[:height, :width], size, interpolation=cv2.INTER_AREA).astype(
                 np.float32, copy=False
             )
-        if min(planes.shape[:2]) < _SIDE:
-            raise ValueError(f"SSIM needs {_SIDE}x{_SIDE} pixels, not {planes.shape[:2]}")
+        if min(planes.shape[:2]) < SIDE:
+            raise ValueError(f"SSIM needs {SIDE}x{SIDE} pixels, not {planes.shape[:2]}")
         return planes
 
 
 def _blurred(planes: Planes) -> Planes:
-    inner = _SIDE // 2
-    blurred = cv2.GaussianBlur(planes, (_SIDE, _SIDE), _SIGMA)
+    inner = SIDE // 2
+    blurred = cv2.GaussianBlur(planes, (SIDE, SIDE), _SIGMA)
     return blurred[inner:-inner, inner:-inner].astype(np.float32, copy=False)
