@@ -12,12 +12,11 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -165,7 +164,7 @@ class Hub:
         kind, name = wish.get("type") or "model", f"{wish['organization']}/{wish['name']}"
         path = f"datasets/{name}" if kind == "dataset" else name
         if f"{kind} {name}" in self.repositories:
-            return said(409, {"error": "You already created this repo", "url": self.url})
+            return said(409, {"error": "You already created it", "url": f"{self.url}/{path}"})
         private = wish.get("visibility") == "private" or bool(wish.get("private"))
         self.add(name, {".gitattributes": b""}, kind).private = private
         return said(200, {"url": f"{self.url}/{path}", "name": name})
@@ -373,7 +372,7 @@ def _handler(hub: Hub, host: Literal["hub", "store"]) -> type[BaseHTTPRequestHan
                 elif fault.kind == "drip":
                     for byte in content:
                         self.wfile.write(bytes([byte]))
-                        time.sleep(fault.pause_s)
+                        Event().wait(fault.pause_s)
             except OSError:
                 pass  # who asked has left
 

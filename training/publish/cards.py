@@ -1,9 +1,15 @@
-"""What people read about a published data set or model: README.md and Kaggle's metadata."""
+"""What people read about a published data set or model: README.md and Kaggle's metadata.
+
+Front matter: https://huggingface.co/docs/hub/model-cards and `datasets-cards`; its `model-index`
+is that of Papers with Code.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from training.dataset import SPLITS
@@ -24,6 +30,10 @@ Frames of games for super-resolution, each at several sizes: 480x270, 640x360, 9
 
 An archive holds `{{episode}}_{{frame}}.png`, 8-bit colour; equal names in a game's archives are the
 same moment.
+
+## Authors
+
+{authors}
 
 ## Sources and licences
 
@@ -64,6 +74,8 @@ name{presets}. The recipes are in the manifest, and give the same pixels again. 
 `1080p` here, or in GameEngineData under the same name.""",
 }
 
+_BY_GAMES = "The games' pictures are by the games' authors, below."
+
 _MODEL = """\
 # {name}
 
@@ -75,6 +87,7 @@ Upscales game frames x{scale}; single frames, RGB or luma, no input from the eng
 | Parameters | {parameters} |
 | Scale | {scale} |
 | Licence | {licence} |
+| Authors | {authors} |
 | From | {origin} |
 | sha256 of the weights | `{sha256}` |
 
@@ -91,20 +104,31 @@ Upscales game frames x{scale}; single frames, RGB or luma, no input from the eng
 Upscaling what a game shows on the screen, in real time, as `overlay run --model` does. Not for:
 photographs, medical or forensic pictures, evidence: what it adds was not there.
 
+## Limits
+
+- What the source did not sample it cannot know: thin lines and distant text stay broken.
+- It sees one picture at a time, so what flickers in the source flickers in the result.
+- Games unlike those of its data were not seen, and may gain little over bilinear or bicubic.
+- A whole-number factor, x{scale}; other sizes are left to a filter.
+
 ## Files
 
 {files}
 {provenance}"""
 
 
-def dataset_card(plan: Plan) -> str:
-    """Write the README.md of a data set, with Hugging Face's front matter."""
+def dataset_card(plan: Plan, authors: str = "") -> str:
+    """Write the README.md of a data set, with Hugging Face's front matter.
+
+    Args:
+        authors: who packed it; the pictures are by their games' authors.
+    """
     games = list(plan.games.values())
     licences = sorted({licence for game in games for licence in game.licences})
     total = sum(counts(games).values())
     front: dict[str, Any] = {
         "pretty_name": TITLE,
-        "license": hub_names(licences),
+        **_licence(licences),
         "task_categories": ["image-to-image"],
         "tags": ["super-resolution", "video-games", "image-restoration"],
         "size_categories": [_size_category(total)],
@@ -130,6 +154,7 @@ def dataset_card(plan: Plan) -> str:
         left_out = f"\nLeft out, as their licence does not let frames be passed on: {names}.\n"
     text = _DATASET.format(
         title=TITLE,
+        authors=f"{_BY_GAMES} Collected and packed by {_cell(authors)}." if authors else _BY_GAMES,
         sources=sources,
         splits=_table(("Game", "Split", "Frames", "Sequences", "Sizes"), rows),
         made="\n\n".join(_MADE[kind].format(presets=named) for kind in kinds),
@@ -152,26 +177,84 @@ def kaggle_metadata(plan: Plan, identifier: str) -> str:
     return json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
 
 
-def model_card(facts: Mapping[str, str], results: Sequence[Mapping[str, Any]]) -> str:
+def model_card(
+    facts: Mapping[str, str],
+    results: Sequence[Mapping[str, Any]],
+    measured_on: str = "",
+    datasets: Sequence[str] = (),
+) -> str:
     """Write the README.md of a model.
 
     Args:
-        facts: name, architecture, parameters, scale, licence, origin, sha256, data, files,
-            provenance.
-        results: rows of a quality report: `model`, and numbers by the name of the measure.
+        facts: name, architecture, parameters, scale, licence, authors, origin, sha256, data,
+            files, provenance.
+        results: rows of a quality report: `model`, and numbers by the name of the measure. Those
+            whose `model` is the name are this model's, and go into the front matter too.
+        measured_on: what the report measured, for people.
+        datasets: "owner/name" on the Hub of what it was trained on.
     """
-    front = {
-        "license": hub_names([facts["licence"]])[0],
+    own = [row for row in results if row["model"] == facts["name"]]
+    measures = list(dict.fromkeys(key for row in own for key in _measures(row)))
+    front: dict[str, Any] = {
+        **_licence([facts["licence"]]),
+        "library_name": "sr-overlay",
         "pipeline_tag": "image-to-image",
-        "tags": ["super-resolution", "video-games", "real-time"],
+        "tags": ["super-resolution", "video-games", "real-time", f"x{facts['scale']}"],
     }
+    if datasets:
+        front["datasets"] = list(datasets)
+    if measures:
+        front["metrics"] = measures
+        front["model-index"] = [_index(facts, own, measured_on)]
     columns = ["model", *dict.fromkeys(
         key for row in results for key, value in row.items()
         if key != "model" and isinstance(value, int | float) and not isinstance(value, bool)
     )]  # fmt: skip
     rows = [tuple(_figure(row.get(column)) for column in columns) for row in results]
     metrics = _table(columns, rows) if rows else "Not measured."
-    return _front(front) + _MODEL.format(**facts, metrics=metrics)
+    if rows and measured_on:
+        metrics = f"On {measured_on}.\n\n{metrics}"
+    return _front(front) + _MODEL.format(
+        **{**facts, "authors": _cell(facts["authors"])}, metrics=metrics
+    )
+
+
+def _index(
+    facts: Mapping[str, str], own: Sequence[Mapping[str, Any]], measured_on: str
+) -> dict[str, Any]:
+    """Give a model's figures in the form that the Hub shows beside the card."""
+    results = [
+        {
+            "task": {"type": "image-to-image", "name": f"Super-resolution x{facts['scale']}"},
+            "dataset": {"type": "game-frames", "name": measured_on or "game frames"},
+            "metrics": [
+                {"type": key, "name": key.upper(), "value": row[key]} for key in _measures(row)
+            ],
+        }
+        for row in own
+    ]
+    return {"name": facts["name"], "results": [found for found in results if found["metrics"]]}
+
+
+def _measures(row: Mapping[str, Any]) -> list[str]:
+    """Name the measures of a row: finite numbers that are not about the report itself."""
+    return [
+        key
+        for key, value in row.items()
+        if key not in ("model", "n", "scale", "frames")
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and isfinite(value)
+    ]
+
+
+def _licence(licences: list[str]) -> dict[str, Any]:
+    """Give the front matter's licence, with the name of one that the Hub does not list."""
+    names = hub_names(licences)
+    if names == ["other"] and len(licences) == 1:
+        name = re.sub(r"[^a-z0-9.]+", "-", licences[0].lower()).strip("-")
+        return {"license": "other", "license_name": name or "unknown"}
+    return {"license": names if len(names) > 1 else names[0]}
 
 
 def _front(values: Mapping[str, Any]) -> str:
