@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to build")
     what.add_argument(
         "--models", default="default", metavar="A,B,…",
-        help="names of the zoo, default (its three nets), all, files, folders or hf:OWNER/NAME "
+        help="names of the zoo, default (its three nets), all, files, folders or "
+        "hf:OWNER/NAME[@REVISION][/FILE] "
         "(default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
