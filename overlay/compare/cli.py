@@ -83,9 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
     if page is not None and out is not None:
         _save_page(out, page, report)
     sys.stdout.write(report.json(out) if arguments.json else report.text())
-    for text in report.problems():
+    problems = report.problems()
+    for text in problems:
         sys.stderr.write(f"overlay: {text}\n")
-    return 1 if report.failed or alone or (page is not None and page.left_out) else 0
+    return 1 if problems else 0
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -188,9 +189,10 @@ def _save_page(out: Path, page: Page, report: Report) -> None:
         return
     if len(page.left_out) == len(report.compared):
         raise FileError(f"{page.left_out[0]} is too large for a page: --crop a part of it")
+    report.left_out = page.left_out
     _make_folder(out)
     try:
-        write_atomically(out, page.html(report.problems()))
+        write_atomically(out, page.html(report.averages(), report.problems()))
     except TraceError as exc:
         raise FileError(str(exc)) from exc
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+from collections.abc import Sequence
 from html import escape
 from itertools import combinations
 from typing import Any
@@ -43,11 +44,10 @@ class Page:
 
     Args:
         title: of the page.
-        most: bytes of pictures that it may have.
     """
 
-    def __init__(self, title: str, most: int = MAX_BYTES) -> None:
-        self._title, self._most = title, most
+    def __init__(self, title: str) -> None:
+        self._title = title
         self._blocks: list[str] = []
         self._options: list[str] = []
         self._rows: list[tuple[str, str]] = []
@@ -61,7 +61,7 @@ class Page:
         name = f"p{self._pairs}"
         self._pairs += 1
         block = _block(found)
-        fits = self._size + len(block) <= self._most
+        fits = self._size + len(block) <= MAX_BYTES
         if fits:
             self._size += len(block)
             self._blocks.append(
@@ -73,10 +73,11 @@ class Page:
             self.left_out.append(found.name)
         self._rows.append(_rows(found, name if fits else ""))
 
-    def html(self, notes: list[str]) -> bytes:
+    def html(self, averages: Sequence[tuple[str, Sequence[str]]], notes: Sequence[str]) -> bytes:
         """Give the page, UTF-8.
 
         Args:
+            averages: more rows for the table, what and its figures.
             notes: a paragraph each, below the table.
         """
         if self._size > WARN_BYTES:
@@ -84,6 +85,10 @@ class Page:
         parts = [_head(self._title), _viewer("".join(self._options)), _TABLE]
         for heading, rows in self._rows:
             parts += [heading, rows] if self._pairs > 1 else [rows]
+        for name, values in averages:
+            parts.append(
+                f'<tr><td class="word" colspan="2">{escape(name)}</td>{_cells(values)}</tr>'
+            )
         parts.append("</table>")
         parts += [f'<p class="soft">{escape(note)}</p>' for note in notes]
         parts.append(f'<p class="soft">{_KEYS}</p></footer>\n')
@@ -100,7 +105,7 @@ def _block(found: Comparison) -> str:
     data: dict[str, Any] = {
         "size": found.size,
         "end": found.end,
-        "beyond": found.beyond,
+        "beyond": found.beyond or len(found.layers) > 2,  # A and B may be further apart
         "pictures": [
             {"name": layer.label, "about": layer.about, "data": _png(eight(layer))}
             for layer in found.layers
@@ -187,6 +192,10 @@ def _rows(found: Comparison, pair: str) -> tuple[str, str]:
     for (one, other), each in found.figures.items():
         names = (found.layers[index].label for index in (one, other))
         words = "".join(f'<td class="word">{escape(label)}</td>' for label in names)
-        values = "".join(f"<td>{cell}</td>" for cell in cells(numbers(each)))
+        values = _cells(cells(numbers(each)))
         rows += f'<tr data-pair="{pair}">{words}{values}</tr>\n'
     return top, rows
+
+
+def _cells(values: Sequence[str]) -> str:
+    return "".join(f"<td>{escape(value)}</td>" for value in values)

@@ -26,11 +26,13 @@ class Report:
         alone: files without a partner.
         compared: what was measured; a layer's pixels are not kept.
         failed: (name, reason).
+        left_out: names of pairs whose pictures had no room on the page.
     """
 
     alone: list[Path]
     compared: list[Row] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, pair: Pair, found: Comparison) -> None:
         """Take what was measured of a pair."""
@@ -40,9 +42,10 @@ class Report:
         self.compared.append(Row(pair, about, notes, size, found.figures))
 
     def problems(self) -> list[str]:
-        """Say what could not be compared."""
+        """Say what could not be compared or shown."""
         alone = [f"{shown(str(path))} has no partner" for path in self.alone]
-        return [*alone, *(why for _, why in self.failed)]
+        hidden = [f"{name}: no room on the page, figures only" for name in self.left_out]
+        return [*alone, *(shown(why) for _, why in self.failed), *hidden]
 
     def means(self) -> dict[tuple[int, int], dict[str, float | None]]:
         """Average over the pairs, by the indices of the layers."""
@@ -56,6 +59,16 @@ class Report:
             found[key] = means
         return found
 
+    def averages(self) -> list[tuple[str, tuple[str, str, str, str]]]:
+        """Write the means of several pairs, each with what it is of."""
+        if len(self.compared) < 2:
+            return []
+        start = f"mean of {len(self.compared)}"
+        return [
+            (f"{start}, {ROLES[one]} against {ROLES[other]}", cells(found))
+            for (one, other), found in self.means().items()
+        ]
+
     def text(self) -> str:
         """Write a table: a line for every picture that was measured, and means of several pairs."""
         lines: list[tuple[str, ...]] = []
@@ -67,10 +80,7 @@ class Report:
             for (one, other), found in row.figures.items():
                 names = f"{row.pair.labels[one]} against {row.pair.labels[other]}"
                 lines.append((names, *cells(numbers(found))))
-        if len(self.compared) > 1:
-            for (one, other), means in self.means().items():
-                name = f"mean of {len(self.compared)}, {ROLES[one]} against {ROLES[other]}"
-                lines.append((name, *cells(means)))
+        lines += [(name, *found) for name, found in self.averages()]
         if not lines:
             return ""
         wide = max(len(line[0]) for line in lines)

@@ -74,7 +74,7 @@ function open(wanted) {
     row.classList.toggle("now", row.dataset.pair === blocks[index].dataset.pair);
   const [low, half, high] = $("legend").querySelectorAll("b");
   low.textContent = "0";
-  half.textContent = pair.end / 2;
+  half.textContent = pair.end / 2 + " levels";
   high.textContent = pair.end + (pair.beyond ? " or more" : "");
   paint();
 }

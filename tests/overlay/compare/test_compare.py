@@ -309,6 +309,7 @@ def test_folders_are_paired_by_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert first["psnr_db"] == pytest.approx(np.mean(each))
     assert out.read_text().count('type="application/json"') == 3
     assert "alone.png has no partner" in out.read_text()
+    assert "mean of 3, b against reference" in out.read_text()
     (one / "alone.png").unlink()
     assert compare(one, two) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -349,6 +350,24 @@ def test_what_fails_does_not_stop_the_others(
         (two / name).write_bytes(b"no picture")
     assert compare(one, two, "-o", tmp_path / "none.html") == 1
     assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        for name in ("bad\udcff.png", "good\udcff\x1b[31m.png", "alone\n.png"):
+            save(folder / name, noise(16, 12))
+    (one / "alone\n.png").unlink()
+    (two / "bad\udcff.png").write_bytes(b"no picture")
+    assert compare(one, two, "-o", tmp_path / "all.html") == 1
+    told = capsys.readouterr()
+    assert "good\ufffd\ufffd[31m.png against" in told.out
+    assert "\x1b" not in told.out + told.err
+    assert len(told.err.splitlines()) == 2
+    assert "bad\ufffd.png is no picture" in (tmp_path / "all.html").read_text()
+    good = "good\udcff\x1b[31m.png"
+    assert compare(one / good, two / good, "-o", tmp_path / "side.png") == 0
 
 
 def test_names_that_are_equal_get_their_folders(tmp_path: Path) -> None:
