@@ -400,6 +400,7 @@ def served(hub: Hub, host: Literal["hub", "store"], address: str) -> Iterator[st
 _VARIABLES = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",
     "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
 )  # fmt: skip
 
 

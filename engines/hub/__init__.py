@@ -146,7 +146,7 @@ def _site() -> Site:
     """
     if sites.is_offline():
         raise Unreachable("HF_HUB_OFFLINE is set")
-    return Site(sites.endpoint(), sites.token())
+    return Site(sites.endpoint(), None if sites.is_anonymous() else sites.token())
 
 
 def _known(wanted: _Wanted, store: Cache) -> Listing | None:

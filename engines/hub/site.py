@@ -117,7 +117,16 @@ def _checked(text: str, where: str) -> str:
 
 def is_offline() -> bool:
     """Whether the user wants no network: HF_HUB_OFFLINE, as the hub's own client reads it."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return _is_on("HF_HUB_OFFLINE")
+
+
+def is_anonymous() -> bool:
+    """Whether the token is only for what needs one: HF_HUB_DISABLE_IMPLICIT_TOKEN."""
+    return _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 class Site:

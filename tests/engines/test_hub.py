@@ -495,6 +495,14 @@ def test_the_token_goes_to_the_endpoint_alone(
     assert sent == [("hub", f"Bearer {TOKEN}"), ("hub", f"Bearer {TOKEN}"), ("store", None)]
 
 
+def test_users_may_keep_their_token(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.add(NAME, {"a.safetensors": weights()})
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    hub.fetch(REFERENCE)
+    assert not any("authorization" in asked.headers for asked in there.asked)
+
+
 def test_a_redirect_within_the_endpoint_keeps_the_token(
     there: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

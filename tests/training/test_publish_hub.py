@@ -308,6 +308,7 @@ def test_the_token_is_in_no_message(
         publish(mine, tmp_path / "out", "--upload", "--repository", NAME)
     told = "".join(traceback.format_exception(caught.value)) + caplog.text
     assert TOKEN not in told + "".join(capfd.readouterr())
+    assert "?size=" not in str(caught.value)
 
 
 def test_without_the_client_there_is_the_line_to_install_it(

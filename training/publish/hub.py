@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 #: How long the site may be silent.
 _TIMEOUT_S = 60.0
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\"]+")
 _INSTALL = 'pip install "sr-overlay[publish]"'
 
 
@@ -176,8 +178,11 @@ def _sent(api: HfApi, wanted: Upload) -> Uploaded:
 
 
 def _line(exc: BaseException) -> str:
-    """Give an error in one line, with its cause: the client wraps what the site said."""
-    text = " ".join(str(exc).split())[:300] or type(exc).__name__
+    """Give an error in one line, with its cause: the client wraps what the site said.
+
+    Addresses lose their queries: those of the store are signed, and let their reader write there.
+    """
+    text = _QUERY.sub("", " ".join(str(exc).split()))[:300] or type(exc).__name__
     cause = exc.__cause__
     return f"{text} {_line(cause)}" if isinstance(exc, RuntimeError) and cause else text
 
