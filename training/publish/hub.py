@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -154,10 +155,33 @@ def _client(endpoint: str, secret: str) -> Iterator[HfApi]:
     for name in before:
         setattr(constants, name, told[name])
     try:
-        yield huggingface_hub.HfApi(endpoint=endpoint, token=secret)
+        with _discreet():
+            yield huggingface_hub.HfApi(endpoint=endpoint, token=secret)
     finally:
         for name, value in before.items():
             setattr(constants, name, value)
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Keep signed addresses out of the log: the HTTP library names every request at INFO."""
+
+    def unsigned(record: logging.LogRecord) -> bool:
+        record.msg, record.args = _QUERY.sub("", record.getMessage()), ()
+        return True
+
+    chatty = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "httpcore2")]
+    levels = [logger.level for logger in chatty]
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    retries.addFilter(unsigned)
+    for logger in chatty:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        retries.removeFilter(unsigned)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _sent(api: HfApi, wanted: Upload) -> Uploaded:
