@@ -128,6 +128,7 @@ def upscaled(
     tile: int,
     run: Callable[[NDArray[Level]], NDArray[Level]],
     progress: Callable[[float], None] = lambda fraction: None,
+    margin: int | None = None,
 ) -> NDArray[Level]:
     """Upscale tile by tile.
 
@@ -137,12 +138,14 @@ def upscaled(
         tile: width and height in source pixels, without the margin.
         run: takes a piece (h, w, C) and gives (h*scale, w*scale, C).
         progress: told the finished share after every tile.
+        margin: what is run with each tile on each side, in source pixels; None = `margin_of` it.
     Returns:
         (H*scale, W*scale, C) of the same type.
     """
     height, width, channels = picture.shape
-    scale, margin, grid = spec.scale, margin_of(spec), grid_of(spec)
-    border = margin if spec.architecture in _WRAPPING else 0
+    scale, grid = spec.scale, grid_of(spec)
+    border = margin_of(spec) if spec.architecture in _WRAPPING else 0
+    margin = margin_of(spec) if margin is None else margin
     if border:
         picture = np.pad(picture, ((border, border), (border, border), (0, 0)), "reflect")
     rows = list(spans(height, tile, margin, grid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
-from engines import load, zoo
+from engines import archs, load, zoo
 from engines.archs import emt
 from engines.export import export
 from engines.load import Loaded, Located
@@ -175,3 +176,34 @@ def trained_emt(**changes: int) -> dict[str, Tensor]:
             layer = name.removesuffix(".0.bias")
             state |= {f"{layer}.1.{k}": t for k, t in _norm(len(tensor), seed).items()}
     return state
+
+
+def picture_state(spec: ModelSpec, seed: int = 1) -> dict[str, Tensor]:
+    """Tensors of a net that makes a picture of a picture: neither flat nor outside 0..1."""
+    if spec.architecture == "emt":
+        state = dict(trained_emt(**dict(spec.shape)))
+        return {**state, "tail.0.weight": state["tail.0.weight"] * 0.2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = archs.ARCHITECTURES[spec.architecture].build(dict(spec.shape))
+        for parameter in net.parameters():
+            if parameter.dim() == 4:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    if spec.architecture == "span":
+        net.state_dict()["conv_1.eval_conv.weight"].div_(64)  # of -128 to 128
+    _settle(net.eval().requires_grad_(False), 0.5 if spec.architecture == "rrdb" else 0.25)
+    return OrderedDict(net.state_dict())
+
+
+def _settle(net: nn.Module, mean: float) -> None:
+    """Bring what the last convolution gives to a mean, and to a standard deviation of 0.1."""
+    last = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_hook(lambda layer, given, made: seen.append(made))
+    source = np.ascontiguousarray(game_frame(32, 24)[..., 2::-1].transpose(2, 0, 1), np.float32)
+    for _ in range(2):
+        net(torch.from_numpy(source)[None] / 255)
+        assert last.bias is not None
+        last.weight.mul_(0.1 / seen[-1].std())
+        last.bias.add_(mean - seen[-1].mean((0, 2, 3)))
+    hook.remove()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from engines import archs, graph, load, offline, tiles, zoo
+from engines import graph, load, offline, tiles, zoo
 from engines.build import Request
 from engines.build.openvino import OpenVinoBuilder
 from engines.cache import EngineCache, Entry
@@ -35,10 +33,9 @@ from engines.spec import ModelSpec, Source
 from overlay.cli import main
 from overlay.files import enlarge
 from tests.engines.diffusion import conftest as diffusion
-from tests.engines.nets import TINY_EMT, game_frame, trained_emt
+from tests.engines.nets import TINY_EMT, game_frame, picture_state
 
 Pixels = NDArray[np.uint8]
-State = dict[str, Tensor]
 #: Odd, so that x2plus has to extend it.
 WIDTH, HEIGHT = 29, 23
 RRDB = {"features": 8, "growth": 4, "blocks": 2}
@@ -90,38 +87,9 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     enlarge._opened.cache_clear()
 
 
-def state_of(spec: ModelSpec, seed: int) -> State:
-    """Tensors of a net that makes a picture of a picture: neither flat nor outside 0..1."""
-    if spec.architecture == "emt":
-        state = dict(trained_emt(scale=spec.scale))
-        return {**state, "tail.0.weight": state["tail.0.weight"] * 0.2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = archs.ARCHITECTURES[spec.architecture].build(dict(spec.shape))
-        for parameter in net.parameters():
-            if parameter.dim() == 4:
-                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    settle(net.eval().requires_grad_(False), 0.5 if spec.architecture == "rrdb" else 0.25)
-    return OrderedDict(net.state_dict())
-
-
-def settle(net: nn.Module, mean: float) -> None:
-    """Bring what the last convolution gives to a mean, and to a standard deviation of 0.1."""
-    last = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)][-1]
-    seen: list[Tensor] = []
-    hook = last.register_forward_hook(lambda layer, given, made: seen.append(made))
-    source = np.ascontiguousarray(game_frame(32, 24)[..., 2::-1].transpose(2, 0, 1), np.float32)
-    for _ in range(2):
-        net(torch.from_numpy(source)[None] / 255)
-        assert last.bias is not None
-        last.weight.mul_(0.1 / seen[-1].std())
-        last.bias.add_(mean - seen[-1].mean((0, 2, 3)))
-    hook.remove()
-
-
 def released(folder: Path, spec: ModelSpec, source: Source, variant: Variant, seed: int) -> Source:
     """Write a checkpoint as it is published, and give its source with the checksum."""
-    content = {key: state_of(spec, seed + 7 * n) for n, key in enumerate(variant.keys)}
+    content = {key: picture_state(spec, seed + 7 * n) for n, key in enumerate(variant.keys)}
     path = folder / (variant.file or source.name)
     torch.save(content, path)
     return replace(source, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
