@@ -101,7 +101,7 @@ Handler = Callable[[argparse.Namespace], int]
 _COMMANDS = {
     "run": ("upscale a game's window", "overlay.run"),
     "demo": ("show it on Freedoom", "overlay.demo"),
-    "upscale": ("upscale pictures in files", "overlay.files.cli"),
+    "upscale": ("upscale pictures and videos in files", "overlay.files.cli"),
     "compare": ("compare pictures: PSNR, SSIM, and a page to see", "overlay.compare.cli"),
     "engines": ("build engines for this machine, list, verify, clean", "engines.cli"),
     "windows": ("list the windows that could be captured", "overlay.windows"),

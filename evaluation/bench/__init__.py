@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `overlay bench`."""
     parser.add_argument(
-        "--suite", default="upscalers", choices=("upscalers", "gpu"),
-        help="upscalers as the overlay runs them (default), or gpu: nets on an NVIDIA GPU by "
-        "themselves, against PyTorch's own ways",
+        "--suite", default="upscalers", choices=("upscalers", "gpu", "video"),
+        help="upscalers as the overlay runs them (default); gpu: nets on an NVIDIA GPU by "
+        "themselves, against PyTorch's own ways; video: a video in a file, and each stage alone",
     )  # fmt: skip
     parser.add_argument(
         "--models", metavar="A,B",
@@ -127,6 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
     plan = wanted(arguments)
     if arguments.markdown is not None:
         _check_writable(arguments.markdown)
+    if arguments.suite == "video":
+        return _run_video(plan, arguments)
     result = measure(plan, arguments)
     if arguments.json:
         sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
@@ -134,6 +136,19 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(result.text() + "\n")
     if arguments.markdown is not None:
         arguments.markdown.write_text(result.markdown(), encoding="utf-8")
+    return 0
+
+
+def _run_video(plan: Wanted, arguments: argparse.Namespace) -> int:
+    from evaluation.bench import video
+
+    models = plan.models or video.DEFAULT_MODELS
+    found = video.measure(models, plan.sizes, arguments.frames, arguments.quiet_wait)
+    found = {"command": _command(), **found}
+    table = video.text(found)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else table)
+    if arguments.markdown is not None:
+        arguments.markdown.write_text(table, encoding="utf-8")
     return 0
 
 

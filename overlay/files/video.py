@@ -15,6 +15,7 @@ import av
 from overlay.files import video_join
 from overlay.files.enlarge import Wish, open_model, result_size
 from overlay.files.errors import FileError
+from overlay.files.images import MAX_RESULT
 from overlay.files.video_encode import (
     MAX_SIDE,
     Codec,
@@ -73,7 +74,7 @@ def upscale(
     _warn(clip)
     size = even_size(clip, wish)
     codec = codec_for(coded.codec, target.suffix.lower(), clip.depth > 8)
-    _check_size(size, codec, target)
+    _check_size(clip, wish, size, codec, target)
     video_join.check_container(clip, target)
     with open_enlarger(clip, wish, size) as enlarger:
         coding = coding_for(clip, enlarger, codec, coded)
@@ -81,6 +82,9 @@ def upscale(
         cuts = cuts_of(clip, coding.length)
         _make_all(kept, clip, cuts, enlarger, coding, progress, spent)
     done = kept.done(len(cuts))
+    came = sum(map(len, done.values()))
+    if came != len(clip.times):
+        log.warning("%s: of %d frames %d could be decoded", source, len(clip.times), came)
     if len(done) < len(cuts):
         raise FileError(f"segments in {kept.folder} are gone: start again")
     _join(kept, clip, [done[number] for number in range(len(cuts))], target)
@@ -132,7 +136,13 @@ def _warn(clip: Clip) -> None:
         )  # fmt: skip
 
 
-def _check_size(size: tuple[int, int], codec: str, target: Path) -> None:
+def _check_size(clip: Clip, wish: Wish, size: tuple[int, int], codec: str, target: Path) -> None:
+    scale = open_model(wish, clip.size).scale
+    if clip.size[0] * clip.size[1] * scale**2 > MAX_RESULT:
+        raise FileError(
+            f"{clip.path}: the model would make frames of {clip.size[0] * scale}x"
+            f"{clip.size[1] * scale}: take one of a smaller scale"
+        )
     if max(size) > MAX_SIDE[codec]:
         raise FileError(
             f"{target} would be {size[0]}x{size[1]}, and {codec} ends at {MAX_SIDE[codec]}: "
@@ -170,8 +180,8 @@ def _make_all(
             for segment in segments:
                 kept.keep(segment)
                 finished += 1
-    except BaseException:
-        if finished:
+    except BaseException as exc:
+        if finished and not isinstance(exc, FileError):  # which would come again
             log.warning(
                 "%d of %d segments stay in %s: the same command goes on",
                 finished, len(cuts), kept.folder,

@@ -119,7 +119,6 @@ def _write(
     template, _ = packets_of(segments[0][0]())
     video = out.add_stream_from_template(template.streams.video[0])
     video.time_base = clip.base
-    video.sample_aspect_ratio = clip.aspect
     if clip.matrix:
         video.set_display_matrix(clip.matrix)
     if video.codec.canonical_name == "hevc" and "mp4" in out.format.name + "mov":

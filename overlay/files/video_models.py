@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engines import zoo
 from engines.load import locate
+from engines.spec import ModelSpec
 from overlay.closing import Closing
 from overlay.errors import OverlayError
 from overlay.files import video_colour
@@ -53,12 +54,14 @@ class Enlarger(Closing):
         name: of the model.
         sha256: its identity.
         size: (width, height) of the frames that are given.
+        largest: (width, height) of what the model itself gives.
         layout: FFmpeg's name of their pixel format: 4:2:0 of 8 or 10 bits.
     """
 
     name: str
     sha256: str
     size: tuple[int, int]
+    largest: tuple[int, int]
     layout: str
 
     @abstractmethod
@@ -96,7 +99,7 @@ class RgbEnlarger(Enlarger):
         self._given: Literal["rgb24", "rgb48le"] = "rgb24" if clip.depth == 8 else "rgb48le"
         self.name = model_name(wish, clip.size)
         self.sha256 = locate(self.name).sha256
-        self.size = size
+        self.size, self.largest = size, _times(clip.size, self._model.scale)
         self.layout = "yuv420p" if clip.depth == 8 else "yuv420p10le"
 
     def prepare(self, frame: Any) -> Item:
@@ -128,7 +131,7 @@ class LumaEnlarger(Enlarger):
 
     layout = "yuv420p"
 
-    def __init__(self, clip: Clip, spec: Any, size: tuple[int, int]) -> None:
+    def __init__(self, clip: Clip, spec: ModelSpec, size: tuple[int, int]) -> None:
         from overlay.frame import Size
         from overlay.infer import warmed_up
         from overlay.infer.openvino import OpenVinoUpscaler
@@ -136,7 +139,8 @@ class LumaEnlarger(Enlarger):
         self._net = warmed_up(OpenVinoUpscaler(spec), Size(*clip.size))
         self._colour = clip.colour
         self._joint = LumaJoint(clip.size, spec.scale, clip.colour)
-        self.name, self.size = spec.id, size
+        self.name = spec.id
+        self.size, self.largest = size, _times(clip.size, spec.scale)
         self.sha256 = locate(spec.id).sha256
 
     def prepare(self, frame: Any) -> Item:
@@ -169,6 +173,10 @@ class LumaEnlarger(Enlarger):
     def close(self) -> None:
         """Free the net."""
         self._net.close()
+
+
+def _times(size: tuple[int, int], scale: int) -> tuple[int, int]:
+    return size[0] * scale, size[1] * scale
 
 
 def _plane(plane: Any) -> NDArray[np.uint8]:
@@ -252,13 +260,14 @@ def open_enlarger(clip: Clip, wish: Wish, size: tuple[int, int]) -> Enlarger:
         EngineError: as `engines.offline.open_offline`.
     """
     spec = next((row for row in zoo.SHIPPED if row.id == model_name(wish, clip.size)), None)
-    quick = (
+    if (
         spec is not None
         and clip.depth == 8
         and wish.backend in ("auto", "openvino")
         and wish.device in ("auto", "cpu")
         and not wish.tile
         and find_spec("openvino")
-        and all(side * spec.scale % 2 == 0 for side in clip.size)
-    )
-    return LumaEnlarger(clip, spec, size) if quick else RgbEnlarger(clip, wish, size)
+        and all(side % 2 == 0 for side in _times(clip.size, spec.scale))
+    ):
+        return LumaEnlarger(clip, spec, size)
+    return RgbEnlarger(clip, wish, size)

@@ -32,8 +32,8 @@ from overlay.trace.atomic import write_atomically
 
 log = logging.getLogger(__name__)
 
-#: Frames that wait between two stages, at most.
-_WAITING = 4
+#: Frames that wait between two stages, at most, and bytes of them; one may always wait.
+_WAITING, _WAITING_BYTES = 4, 1 << 28
 #: A stage looks this often whether another one has failed.
 _LOOK_S = 0.1
 #: Form of the kept folder; another one is not read.
@@ -105,7 +105,9 @@ def made(
     Raises:
         OverlayError, EngineError: a stage failed.
     """
-    line = _Line(spent or Spent())
+    width, height = enlarger.largest
+    room = min(_WAITING, max(1, _WAITING_BYTES // (3 * width * height)))
+    line = _Line(spent or Spent(), room)
 
     def decode() -> None:
         with FrameReader(clip) as reader:
@@ -151,11 +153,15 @@ class _Line:
     """The queues between the stages; the first error of any ends all.
 
     Every queue is written by one thread and read by one.
+
+    Args:
+        spent: filled; each field by one thread.
+        room: frames that may wait before the model, and as many behind it.
     """
 
-    def __init__(self, spent: Spent) -> None:
-        self.decoded: queue.Queue[Any] = queue.Queue(_WAITING)
-        self.enlarged: queue.Queue[Any] = queue.Queue(_WAITING)
+    def __init__(self, spent: Spent, room: int) -> None:
+        self.decoded: queue.Queue[Any] = queue.Queue(room)
+        self.enlarged: queue.Queue[Any] = queue.Queue(room)
         self.done: queue.Queue[Any] = queue.Queue()  # few: the caller takes them while it gives
         self.spent = spent
         self.start = time.perf_counter()

@@ -235,6 +235,7 @@ class FrameReader(Closing):
         self._frames: Iterator[Any] = iter(())
         self._next: Any = None  # decoded, and of a later stretch
         self._at: int | None = None  # where the next stretch may begin without seeking
+        self._complained = False
 
     def stretch(self, start: int, stop: int | None) -> Iterator[Any]:
         """Give the frames shown from `start` up to before `stop`, None = the end, in order.
@@ -301,6 +302,10 @@ class FrameReader(Closing):
         yield from (frame for frame in frames if frame.pts is not None)
 
     def _checked(self, frame: Any) -> Any:
+        if frame.is_corrupt and not self._complained:
+            self._complained = True
+            when = float(frame.pts * self._clip.base)
+            log.warning("%s is damaged at %.2f s: parts were guessed", self._clip.path, when)
         if (frame.width, frame.height) != self._clip.size:
             width, height = self._clip.size
             raise FileError(

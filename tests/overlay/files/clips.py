@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engines import frames
+
 FREEDOOM = Path(__file__).parents[2] / "data" / "freedoom"
 
 
@@ -27,9 +29,16 @@ def game_frames(count: int, size: tuple[int, int] = (96, 54)) -> list[NDArray[np
     ]
 
 
+def shipped_frames(count: int) -> list[NDArray[np.uint8]]:
+    """Six views of Freedoom, moving sideways: uint8 RGB, (270, 480, 3)."""
+    views = frames.read((480, 270))
+    rgb = [np.ascontiguousarray(view[..., 2::-1]) for view in views]
+    return [np.roll(rgb[i * len(rgb) // count], 2 * i, 1) for i in range(count)]
+
+
 def write(
     path: Path,
-    frames: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[NDArray[np.uint8]],
     times: Sequence[int] | None = None,
     *,
     base: Fraction = Fraction(1, 15360),
@@ -45,15 +54,17 @@ def write(
     """Write a video.
 
     Args:
-        times: of the frames in units of `base`; None = 30 a second.
+        times: of the pictures in units of `base`; None = 30 a second.
         colour: matrix, range, primaries, transfer.
-        audio: a sine of 440 Hz as AAC, as long as the frames at 30 a second.
+        audio: a sine of 440 Hz as AAC, as long as the pictures at 30 a second.
     """
-    times = [512 * i for i in range(len(frames))] if times is None else times
+    times = [512 * i for i in range(len(pictures))] if times is None else times
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as out:
+    # The start of a track is rounded to this; FFmpeg's own is 1000.
+    scale = {"movie_timescale": str(base.denominator)} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", container_options=scale) as out:
         stream: Any = out.add_stream(codec, rate=30, options=options or {})
-        stream.height, stream.width = frames[0].shape[:2]
+        stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = layout
         context = stream.codec_context
         context.time_base = stream.time_base = base
@@ -65,7 +76,7 @@ def write(
         if rotation:
             stream.set_display_rotation(rotation)
         sound: Any = out.add_stream("aac", rate=44100, layout="mono") if audio else None
-        for shown, pixels in zip(times, frames, strict=True):
+        for shown, pixels in zip(times, pictures, strict=True):
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
                 format=layout, dst_colorspace=colour[0], src_color_range=2,
                 dst_color_range=colour[1],
@@ -74,7 +85,7 @@ def write(
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
         if audio:
-            _add_sine(out, sound, len(frames) / 30)
+            _add_sine(out, sound, len(pictures) / 30)
     return path
 
 
