@@ -10,7 +10,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import av
+from overlay.errors import BackendUnavailable
+
+try:
+    import av
+except ImportError as missing:
+    raise BackendUnavailable(
+        f"videos in files need PyAV ({missing}): pip install 'sr-overlay[files]'"
+    ) from missing
 
 from overlay.files import video_join
 from overlay.files.enlarge import Wish, open_model, result_size

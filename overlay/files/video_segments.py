@@ -10,11 +10,10 @@ import hashlib
 import json
 import logging
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -36,6 +35,8 @@ log = logging.getLogger(__name__)
 _WAITING, _WAITING_BYTES = 4, 1 << 28
 #: A stage looks this often whether another one has failed.
 _LOOK_S = 0.1
+#: Names of files in the kept folder.
+_OURS = ("[0-9]*.segment", "[0-9]*.json", "recipe.json", "joined", ".*.part")
 #: Form of the kept folder; another one is not read.
 _FORM = 1
 
@@ -267,9 +268,9 @@ class Kept:
         wanted = json.dumps({"form": _FORM, **recipe}, indent=1, sort_keys=True, default=str)
         file = self.folder / "recipe.json"
         if self.folder.is_dir() and _text(file) != wanted:
-            if any(self.folder.glob("*.json")):
+            if file.exists():
                 log.warning("%s is of another source or other options: starting anew", self.folder)
-            shutil.rmtree(self.folder)
+            self.remove()
         self.folder.mkdir(exist_ok=True)
         if not file.exists():
             write_atomically(file, wanted.encode())
@@ -305,8 +306,12 @@ class Kept:
         return self.folder / f"{number:06}.{ending}"
 
     def remove(self) -> None:
-        """Take the folder away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Take away what is ours, and the folder if it is empty then."""
+        with suppress(OSError):
+            for pattern in _OURS:
+                for file in self.folder.glob(pattern):
+                    file.unlink()
+            self.folder.rmdir()
 
 
 def folder_of(target: Path) -> Path:

@@ -15,20 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from engines.frames import MAX_PIXELS
 from overlay.closing import Closing
-from overlay.errors import BackendUnavailable
 from overlay.files.errors import FileError
 from overlay.files.video_colour import Colour, colour_of
-
-try:
-    import av
-except ImportError as missing:
-    raise BackendUnavailable(
-        f"videos in files need PyAV ({missing}): pip install 'sr-overlay[files]'"
-    ) from missing
 
 log = logging.getLogger(__name__)
 

@@ -6,14 +6,11 @@ import json
 
 import pytest
 
-from overlay.cli import main
-from overlay.frame import Size
-
-pytest.importorskip("av")
-
 from evaluation.bench import video
 from evaluation.bench.video import Alone, Case
+from overlay.cli import main
 from overlay.files.video_segments import Spent
+from overlay.frame import Size
 
 
 def row(cores: int, decode: float, infer: float, encode: float) -> video.Row:

@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -32,8 +33,6 @@ from tests.overlay.files.clips import (
     times_of,
     write,
 )
-
-av = pytest.importorskip("av")
 
 SOFTWARE = ("--encoder", "software")
 
@@ -370,6 +369,13 @@ def test_parts_of_something_else_are_not_taken(
     assert out.read_bytes() == whole
 
 
+def test_a_folder_of_parts_with_other_files_in_it_stays(second: Path, tmp_path: Path) -> None:
+    mine = write_folder(tmp_path / "large.mp4.parts") / "letter.txt"
+    mine.write_text("dear")
+    assert upscale(second, "-o", tmp_path / "large.mp4", "--segment", "5") == 0
+    assert files(tmp_path) == ["large.mp4", "large.mp4.parts/letter.txt"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without a signal")
 def test_a_folder_of_pictures_goes_on(tmp_path: Path) -> None:
     for number in range(6):
@@ -542,6 +548,21 @@ def test_a_stage_that_fails_ends_the_others(
             assert upscale(second, "-o", tmp_path / "out.mp4") == 1, stage
         assert "the stage failed" in capsys.readouterr().err
         assert files(tmp_path) == []
+
+
+def test_without_pyav_pictures_are_done_all_the_same(second: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in")
+    shutil.copy(second, folder / "a.mp4")
+    cv2.imwrite(str(folder / "b.png"), np.full((6, 8, 3), 90, np.uint8))
+    words = ["upscale", str(folder), "-o", str(tmp_path / "out")]
+    code = (
+        f"import sys; sys.modules['av'] = None; import overlay.cli as c; sys.exit(c.main({words}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "videos in files need PyAV" in done.stderr
+    assert "pip install 'sr-overlay[files]'" in done.stderr
+    assert files(tmp_path / "out") == ["b.png"]
 
 
 def test_hardware_that_is_not_there(

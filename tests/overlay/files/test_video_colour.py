@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 
 from engines import frames, zoo
-from tests.overlay.files.clips import write
-
-pytest.importorskip("av")
-
 from overlay.files import video_colour
 from overlay.files.enlarge import Wish
 from overlay.files.video_colour import Colour
 from overlay.files.video_models import LumaEnlarger, LumaJoint, RgbEnlarger
 from overlay.files.video_source import FrameReader, read_clip
+from tests.overlay.files.clips import write
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
