@@ -23,7 +23,6 @@ TILES = {"emt-x2": 320}  # which has a border of its own around each
 SHAPES: dict[str, dict[str, int]] = {
     "realesrgan-x4plus": {"features": 16, "growth": 8, "blocks": 6},
     "realesrgan-x2plus": {"features": 16, "growth": 8, "blocks": 6},
-    "realesrgan-x4plus-anime-6b": {},
     "realesr-animevideov3-x4": {},
     "realesr-animevideov3-x3": {},
     "span-x2": {"features": 24},
@@ -32,9 +31,8 @@ SHAPES: dict[str, dict[str, int]] = {
 }
 
 
-#: Half a minute of one core each, on which others may run too.
-HEAVY = ("realesrgan-x4plus-anime-6b", "emt-x2")
-LONG = (pytest.mark.slow, pytest.mark.timeout(600))
+#: Half a minute of one core, on which others may run too.
+LONG = {"emt-x2": (pytest.mark.slow, pytest.mark.timeout(600))}
 
 
 @cache
@@ -60,7 +58,7 @@ def loaded(name: str) -> Loaded:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=LONG if name in HEAVY else ()) for name in SHAPES],
+    [pytest.param(name, marks=LONG.get(name, ())) for name in SHAPES],
 )
 def test_tiles_of_a_large_odd_picture_are_the_whole(
     name: str,
@@ -75,7 +73,7 @@ def test_tiles_of_a_large_odd_picture_are_the_whole(
     assert np.abs(tiled - whole).max() <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if not name.endswith("6b")])
+@pytest.mark.parametrize("name", SHAPES)
 def test_without_margins_seams_would_show(name: str) -> None:
     """The same nets where frames meet: 270 pixels down and 480 to the right."""
     model = OfflineNet(name, nets.open_net(loaded(name), "cpu"))

@@ -10,9 +10,11 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from engines import graph, load, offline, tiles, zoo
+from engines import frames, graph, load, offline, tiles, zoo
+from engines import nets as torch_nets
 from engines.build import Request
 from engines.build.openvino import OpenVinoBuilder
 from engines.cache import EngineCache, Entry
@@ -219,6 +222,87 @@ def test_the_denoising_strength_blends_the_two_files(
         assert len(told) == 1
         assert "a denoising strength is for realesr-general-x4v3, not for" in told[0]
         assert not large.exists()
+
+
+# --- depth, alpha and grey through a net that makes colours --------------------------------------
+
+COLOURED = "realesr-animevideov3-x4"
+
+
+#: What is invisible of a picture with alpha; the net sees 18 pixels far.
+CLEAR, SEES = 10, 19
+
+
+@cache
+def kinds() -> dict[str, NDArray[Any]]:
+    """One picture in all forms, RGB(A) or grey."""
+    small = np.ascontiguousarray(frames.read((61, 40))[4][..., 2::-1])
+    grey = np.ascontiguousarray(small[..., 1])
+    alpha = np.full((*grey.shape, 1), 255, np.uint8)
+    alpha[:, :CLEAR] = 0
+    deep = np.uint16(257)
+    return {
+        "rgb.png": small,
+        "rgb16.png": small * deep,
+        "rgb16.tif": small * deep,
+        "rgba.png": np.dstack((small, alpha)),
+        "rgba16.png": np.dstack((small, alpha)) * deep,
+        "grey.png": grey,
+        "grey16.png": grey * deep,
+        "grey16.tif": grey * deep,
+    }
+
+
+def saved(path: Path, pixels: NDArray[Any]) -> Path:
+    order = {2: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}
+    if pixels.ndim == 3:
+        pixels = pixels[..., order[pixels.shape[2]]]
+    assert cv2.imwrite(str(path), pixels)
+    return path
+
+
+def opened(path: Path) -> NDArray[Any]:
+    """Read with all its bits, RGB(A) or grey."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    if pixels.ndim == 2:
+        return pixels
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def expected_of(pixels: NDArray[Any]) -> NDArray[Any]:
+    """What PyTorch makes of a picture, in levels of 255: RGB, or the luma of grey."""
+    levels = pixels / (257 if pixels.dtype == np.uint16 else 1)
+    rgb = np.dstack([levels] * 3) if levels.ndim == 2 else levels[..., :3]
+    large = torch_nets.open_net(load.read(load.locate(COLOURED)), "cpu").run(
+        np.ascontiguousarray(rgb, np.float32)
+    )
+    large = large.clip(0, 255)
+    return large @ np.array([0.299, 0.587, 0.114]) if levels.ndim == 2 else large
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_depth_alpha_and_grey_pass_through_a_net_for_colours(kind: str, tmp_path: Path) -> None:
+    pixels = kinds()[kind]
+    source = saved(tmp_path / f"in.{kind}", pixels)
+    out = tmp_path / f"out.{kind}"
+    assert main(["upscale", str(source), "-o", str(out), "--model", COLOURED]) == 0
+    large, truth = opened(out), expected_of(pixels)
+    assert large.dtype == pixels.dtype
+    assert large.shape == (160, 244, *pixels.shape[2:])
+    deep = 257 if pixels.dtype == np.uint16 else 1
+    levels = large / deep
+    if kind.startswith("rgba"):
+        alpha = levels[..., 3]
+        assert (alpha[:, 4 * CLEAR + 8 :] == 255).all()
+        assert (alpha[:, : 4 * CLEAR - 8] == 0).all()
+        assert len(np.unique(alpha)) > 2, "an edge is enlarged softly"
+        visible = slice(4 * (CLEAR + SEES), None)
+        levels, truth = levels[:, visible, :3], truth[:, visible]
+    assert truth.std() > 15
+    # Half a level for each rounding: to colours, and of grey to luma again.
+    roundings = 2 if kind.startswith("grey") else 1
+    assert np.abs(levels - truth).max() <= 0.51 * roundings / deep + 0.005
 
 
 # --- ResShift ------------------------------------------------------------------------------------
