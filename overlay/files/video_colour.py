@@ -31,8 +31,11 @@ _BT709, _BT601 = 1, 6
 #: Curves of high dynamic range: PQ and HLG (H.273, table 3).
 _HDR = {16: "PQ", 18: "HLG"}
 _LIMITED, _FULL = 1, 2
-#: swscale's exact ways: no rounded tables, chroma at every pixel.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+#: swscale's exact ways: no rounded tables, chroma at every pixel, the same on every processor.
+_EXACT = (
+    Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+    | Interpolation.BITEXACT
+)  # fmt: skip
 _BICUBIC, _LANCZOS = Interpolation.BICUBIC | _EXACT, Interpolation.LANCZOS | _EXACT
 
 
