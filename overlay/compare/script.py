@@ -187,6 +187,12 @@ sheet.addEventListener("click", event => {
 divider.addEventListener("input", divide);
 stage.addEventListener("scroll", divide);
 window.addEventListener("resize", () => layout(middle()));
+(function watch() {  // another screen may have other pixels, and the window keep its size
+  matchMedia("(resolution: " + window.devicePixelRatio + "dppx)").addEventListener("change", () => {
+    layout(middle());
+    watch();
+  }, { once: true });
+})();
 difference.addEventListener("change", () => layout(middle()));
 for (const button of zooms)
   button.addEventListener("click", () => magnify(+button.dataset.zoom));

@@ -59,10 +59,16 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
+        self.resize()
+
+    def resize(self, ratio: float = 1) -> None:
+        """Make the window 800x600 CSS pixels of so many device pixels each way."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            width=WIDTH, height=HEIGHT, deviceScaleFactor=1, mobile=False,
+            width=WIDTH, height=HEIGHT, deviceScaleFactor=ratio, mobile=False,
         )  # fmt: skip
+        self.settle()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol; give its result."""
@@ -92,15 +98,21 @@ class Browser:
 
     def open(self, page: Path, fragment: str = "") -> None:
         """Load a page from a file, and forget what came before."""
-        self.call("Page.navigate", url="about:blank")
+        self._load("about:blank")  # else a change of the fragment alone would load nothing
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri() + fragment)
-        deadline = time.monotonic() + 60
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            assert time.monotonic() < deadline
-            self.run("0")
-            time.sleep(0.02)
+        self._load(page.as_uri() + fragment)
         self.settle()
+
+    def _load(self, url: str) -> None:
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        deadline = time.monotonic() + 60
+        while not any(
+            event.get("method") == "Page.lifecycleEvent"
+            and (event["params"]["loaderId"], event["params"]["name"]) == (loader, "load")
+            for event in self.events
+        ):
+            assert time.monotonic() < deadline, f"{url} does not load"
+            self.events.append(self._next())
 
     def run(self, code: str) -> Any:
         """Evaluate an expression in the page; promises are waited for."""
@@ -113,7 +125,8 @@ class Browser:
     def settle(self) -> None:
         """Wait until the pictures are decoded and what was changed is on screen."""
         self.run(
-            "Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))"
+            "Promise.all([...document.images].filter(i => i.src)"
+            ".map(i => i.decode().catch(() => i.decode())))"  # of another src meanwhile
             ".then(() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f))))"
             ".then(() => 0)"
         )
@@ -188,7 +201,9 @@ def browser() -> Iterator[Browser]:
     program = next((path for name in _NAMES if (path := shutil.which(name))), None)
     if program is None:
         pytest.skip("no chromium here: apt install chromium")
-    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        # Its processes end one after the other and may still write.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         ends = [*os.pipe(), *os.pipe()]
         read_commands, commands, answers, write_answers = ends
         process = subprocess.Popen(

@@ -254,6 +254,27 @@ def test_zooms_show_whole_pixels_and_the_mouse_moves_the_picture(
     assert chromium.complaints() == []
 
 
+def test_zooming_keeps_the_middle_in_device_pixels(tmp_path: Path, chromium: Browser) -> None:
+    a = plain(tmp_path / "a.png", RED, (600, 500))
+    chromium.open(made(tmp_path / "p.html", a, a))
+    chromium.key("4")
+    chromium.run("stage.scrollTo(500, 900)")
+    middle = (
+        "[(stage.scrollLeft + stage.clientWidth / 2) / stage.scrollWidth,"
+        "(stage.scrollTop + stage.clientHeight / 2) / stage.scrollHeight]"
+    )
+    before = chromium.run(middle)
+    chromium.key("8")
+    assert chromium.run(middle) == pytest.approx(before, abs=0.002)
+    chromium.resize(ratio=2)
+    try:
+        chromium.screen()  # draws, and only then tells the page
+        left, _, right, _ = chromium.box("#sheet")
+        assert right - left == 600 * 8 / 2
+    finally:
+        chromium.resize()
+
+
 def test_fingers_move_the_picture(tmp_path: Path, chromium: Browser) -> None:
     a = plain(tmp_path / "a.png", RED, (600, 500))
     chromium.open(made(tmp_path / "p.html", a, a))
@@ -297,6 +318,14 @@ def test_the_truth_can_be_chosen(tmp_path: Path, chromium: Browser) -> None:
     heat = tuple(int(level) for level in sheet.HEAT[190])  # of a and the truth
     assert share(chromium, heat) > 0.99  # type: ignore[arg-type]
     assert chromium.complaints() == []
+
+
+def test_a_and_b_may_be_further_apart_than_the_scale(tmp_path: Path) -> None:
+    a, b = plain(tmp_path / "a.png", (0, 0, 0)), plain(tmp_path / "b.png", (120, 0, 0))
+    truth = plain(tmp_path / "truth.png", (60, 0, 0))
+    page = Tags(made(tmp_path / "p.html", a, b, "--reference", truth))
+    (block,) = (json.loads(text) for text in page.inside["json"])
+    assert (block["end"], block["beyond"]) == (64, True)
 
 
 def test_pairs_of_folders(tmp_path: Path, chromium: Browser) -> None:
