@@ -73,6 +73,15 @@ def test_tiles_of_a_large_odd_picture_are_the_whole(
     assert np.abs(tiled - whole).max() <= 1
 
 
+@pytest.mark.parametrize("row", [row for row in zoo.ZOO if not row.offline], ids=lambda row: row.id)
+def test_margins_are_what_was_measured_or_all_that_is_seen(row: ModelSpec) -> None:
+    margin = tiles.margin_of(row)
+    assert margin >= tiles.MEASURED.get(row.id, 0)
+    if row.architecture not in ("rrdb", "emt"):
+        assert row.id not in tiles.MEASURED
+        assert row.receptive_field <= margin < row.receptive_field + tiles.grid_of(row)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_without_margins_seams_would_show(name: str) -> None:
     """The same nets where frames meet: 270 pixels down and 480 to the right."""
