@@ -22,7 +22,7 @@ from overlay.errors import SettingsError
 from overlay.trace import atomic
 
 FREEDOOM = Path(__file__).parents[2] / "data" / "freedoom"
-LOW, HIGH = FREEDOOM / "map07-0007-x4-lr.png", FREEDOOM / "map07-0007-x4-hr.png"
+LOW, HIGH = (min(FREEDOOM.glob(f"*-x4-{size}.png")) for size in ("lr", "hr"))
 
 
 def save(path: Path, pixels: Any, mode: str | None = None) -> Path:
