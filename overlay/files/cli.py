@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     wish = Wish(
         arguments.model, arguments.outscale, arguments.target, arguments.tile, arguments.seed,
-        arguments.device, arguments.backend,
+        arguments.device, arguments.backend, arguments.denoise,
     )  # fmt: skip
     plan = batch.plan(
         arguments.sources, arguments.out, f".{arguments.format}" if arguments.format else ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from engines import archs, load, zoo
+from engines import archs, frames, load, zoo
 from engines.archs import emt
 from engines.export import export
 from engines.load import Loaded, Located
@@ -26,14 +26,22 @@ Pixels = NDArray[np.uint8]
 
 
 @cache
-def game_frame(width: int, height: int, index: int = 1) -> Pixels:
-    """A piece of a Freedoom frame, BGRA, alpha 255: its middle, which is grey in 0 and 2."""
+def game_frame(width: int, height: int, index: int = 0) -> Pixels:
+    """A piece of a Freedoom frame, BGRA, alpha 255: its middle, colourful in 0 and 5."""
     picture = cv2.imread(str(sorted(FRAMES.glob("*-hr.png"))[index]))
     assert picture is not None
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     cut = picture[top : top + height, left : left + width]
     assert cut.shape[:2] == (height, width)
     return cv2.cvtColor(cut, cv2.COLOR_BGR2BGRA).astype(np.uint8)
+
+
+@cache
+def bright_frame(width: int, height: int) -> Pixels:
+    """A piece of a shipped sample with light, dark and an edge between them, BGRA, alpha 255."""
+    frame = frames.read((width, height))[4]
+    assert frame[..., :3].std() > 30
+    return frame
 
 
 @cache
@@ -200,7 +208,7 @@ def _settle(net: nn.Module, mean: float) -> None:
     last = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)][-1]
     seen: list[Tensor] = []
     hook = last.register_forward_hook(lambda layer, given, made: seen.append(made))
-    source = np.ascontiguousarray(game_frame(32, 24)[..., 2::-1].transpose(2, 0, 1), np.float32)
+    source = np.ascontiguousarray(bright_frame(32, 24)[..., 2::-1].transpose(2, 0, 1), np.float32)
     for _ in range(2):
         net(torch.from_numpy(source)[None] / 255)
         assert last.bias is not None

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from engines import frames, graph, load, offline, tiles, zoo
+from engines import graph, load, offline, tiles, zoo
 from engines import nets as torch_nets
 from engines.build import Request
 from engines.build.openvino import OpenVinoBuilder
@@ -36,7 +36,7 @@ from engines.spec import ModelSpec, Source
 from overlay.cli import main
 from overlay.files import enlarge
 from tests.engines.diffusion import conftest as diffusion
-from tests.engines.nets import TINY_EMT, game_frame, picture_state
+from tests.engines.nets import TINY_EMT, bright_frame, picture_state
 
 Pixels = NDArray[np.uint8]
 #: Odd, so that x2plus has to extend it.
@@ -119,7 +119,7 @@ def prepared(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def source_picture(folder: Path) -> Path:
     """A piece of a Freedoom frame."""
     path = folder / "small.png"
-    Image.fromarray(np.ascontiguousarray(game_frame(WIDTH, HEIGHT)[..., 2::-1])).save(path)
+    Image.fromarray(np.ascontiguousarray(bright_frame(WIDTH, HEIGHT)[..., 2::-1])).save(path)
     return path
 
 
@@ -152,7 +152,7 @@ def test_from_checkpoint_to_picture(
     model = prepared(name, tmp_path / "weights", monkeypatch)
     located = load.locate(model)
     scale = load.read(located).spec.scale
-    picture = expected_in_files(located, game_frame(WIDTH, HEIGHT))[..., 2::-1]
+    picture = expected_in_files(located, bright_frame(WIDTH, HEIGHT))[..., 2::-1]
     assert picture.shape == (HEIGHT * scale, WIDTH * scale, 3)
     assert picture.std() > 8, "a flat picture compares nothing"
     assert ((picture == 0) | (picture == 255)).mean() < 0.1, "nor does one of black and white"
@@ -171,7 +171,7 @@ def runs_in_openvino(located: Located, onnx: bytes) -> None:
     builder = OpenVinoBuilder()
     built = builder.build(Request(spec, onnx, SIZES, "fp32"), lambda what, done: None)
     runner = builder.open(built.engine, spec, SIZES)
-    frame = game_frame(*SIZES[0])
+    frame = bright_frame(*SIZES[0])
     large = runner(frame).copy()
     runner.close()
     assert np.abs(large.astype(int) - expected(located, frame)).max() <= 1
@@ -236,7 +236,7 @@ CLEAR, SEES = 10, 19
 @cache
 def kinds() -> dict[str, NDArray[Any]]:
     """One picture in all forms, RGB(A) or grey."""
-    small = np.ascontiguousarray(frames.read((61, 40))[4][..., 2::-1])
+    small = np.ascontiguousarray(bright_frame(61, 40)[..., 2::-1])
     grey = np.ascontiguousarray(small[..., 1])
     alpha = np.full((*grey.shape, 1), 255, np.uint8)
     alpha[:, :CLEAR] = 0
