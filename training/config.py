@@ -55,7 +55,8 @@ class Net:
         expand: channels of the linear blocks that each 3x3 kernel is trained through and that
             are folded for use (SESR, Bhardwaj et al. 2022); 0 trains plain kernels.
         edges: add Sobel and Laplacian branches to them (ECBSR, Zhang et al. 2021).
-        start: a name of the zoo or a file to begin with; "": random weights.
+        start: a name of the zoo or a file to begin with; "": random weights. A Compact net of
+            another scale begins as that net's picture, resized by area.
     """
 
     architecture: Literal["luma", "compact", "span", "rrdb"]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from engines import archs, checkpoint, load
+from engines.archs import compact
 from engines.archs.luma import LumaNet, LumaPicture, TrainableLumaNet
 from engines.errors import EngineError
 from training.config import ConfigError, Net
@@ -122,7 +123,7 @@ def build(config: Net, seed: int) -> Student:
         student = Student(net, 0, "rgb")
     if config.start:
         try:
-            restart(net, start_weights(config))
+            restart(net, _rescaled(start_weights(config), config))
         except (ValueError, EngineError) as exc:
             raise ConfigError(f"net.start: {exc}") from exc
     return student
@@ -147,6 +148,14 @@ def start_weights(config: Net) -> Weights:
     if module is None or isinstance(module, archs.Resized):
         raise ValueError(f"{config.start} is no net that can be trained")
     return dict(module.state_dict())
+
+
+def _rescaled(weights: Weights, config: Net) -> Weights:
+    """Take a Compact net's weights to the scale that is to be trained."""
+    shape = compact.shape_of(weights) if config.architecture == "compact" else None
+    if shape is None or shape["scale"] == config.scale:
+        return weights
+    return compact.rescaled(weights, config.scale)
 
 
 def restart(net: nn.Module, weights: Mapping[str, Tensor]) -> None:

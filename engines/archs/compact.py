@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isqrt
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
@@ -73,3 +74,37 @@ def shape_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
     if scale < 1 or last.shape[0] != 3 * scale**2:
         raise ValueError(f"its last layer has {last.shape[0]} channels, which are no RGB blocks")
     return {"features": first.shape[0], "convs": convs, "scale": scale}
+
+
+def rescaled(state: Mapping[str, Tensor], scale: int) -> dict[str, Tensor]:
+    """Give the weights of the net whose picture is that of another, resized by area.
+
+    Exact for any two scales: each source pixel's block is averaged within itself, which the last
+    convolution can do, as it is linear.
+
+    Args:
+        state: of a `Compact`.
+        scale: output size / input size of the new net.
+    Raises:
+        ValueError: `state` is that of another architecture.
+    """
+    shape = shape_of(state)
+    if shape is None:
+        raise ValueError("only a Compact net can be taken to another scale")
+    last = f"body.{2 * shape['convs'] + 2}"
+    mix = _overlaps(scale, shape["scale"]).to(state[f"{last}.weight"])
+    resized = dict(state)
+    for name in (f"{last}.weight", f"{last}.bias"):
+        old = state[name]
+        blocks = old.reshape(3, shape["scale"], shape["scale"], *old.shape[1:])
+        new = torch.einsum("ai,bj,cij...->cab...", mix, mix, blocks)
+        resized[name] = new.reshape(3 * scale**2, *old.shape[1:]).contiguous()
+    return resized
+
+
+def _overlaps(new: int, old: int) -> Tensor:
+    """The share [new, old] that each old part of a line has in each new part."""
+    start = torch.arange(new).reshape(-1, 1) * old
+    part = torch.arange(old).reshape(1, -1) * new
+    common = torch.minimum(start + old, part + new) - torch.maximum(start, part)
+    return common.clamp(min=0) / old

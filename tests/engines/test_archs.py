@@ -202,6 +202,22 @@ def test_receptive_field_is_that_of_the_gradient(name: str, shape: dict[str, int
     assert max(found) == expected
 
 
+@pytest.mark.parametrize(("old", "new"), [(4, 2), (4, 3), (2, 4), (3, 3)])
+def test_a_compact_net_of_another_scale_is_its_picture_by_area(old: int, new: int) -> None:
+    torch.manual_seed(0)
+    net, other = compact.Compact(4, 2, old), compact.Compact(4, 2, new)
+    other.load_state_dict(compact.rescaled(net.state_dict(), new))
+    x = torch.rand(1, 3, 5, 7)
+    fine = net(x).repeat_interleave(new, 2).repeat_interleave(new, 3)
+    expected = torch.nn.functional.avg_pool2d(fine, old)
+    torch.testing.assert_close(other(x), expected, rtol=0, atol=1e-5)
+
+
+def test_only_compact_nets_are_taken_to_another_scale() -> None:
+    with pytest.raises(ValueError, match="only a Compact net"):
+        compact.rescaled({"conv0.weight": torch.zeros(1)}, 2)
+
+
 @pytest.mark.parametrize("scale", [2, 3])
 def test_a_resize_after_the_net_sees_one_pixel_farther(scale: int) -> None:
     shape = {"features": 4, "convs": 3, "scale": 4}

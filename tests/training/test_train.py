@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from engines import load
+from engines.archs import compact
 from tests.training.frames import write_frames
 from training import checkpoints, config, nets, train, validate
 from training.config import Config, ConfigError, Net, Stage
@@ -423,7 +424,7 @@ def test_edge_branches_are_the_filters_of_the_paper() -> None:
 
 
 def test_a_run_starts_from_a_zoo_name_or_a_file(data: Path, tmp_path: Path) -> None:
-    net = Net("luma", 4, 16, 4, expand=8, start="default-x4")
+    net = Net("luma", 4, 16, 7, expand=8, start="default-x4")
     shipped = load.state_dict(load.locate("default-x4").spec)  # type: ignore[arg-type]
     folded = nets.folded(nets.build(net, 1).net)
     assert all(torch.equal(folded[name], shipped[name]) for name in shipped)
@@ -433,6 +434,9 @@ def test_a_run_starts_from_a_zoo_name_or_a_file(data: Path, tmp_path: Path) -> N
     again = nets.build(Net("compact", 2, 8, 2, expand=4, start=start), 2)
     for name, tensor in nets.folded(again.net).items():
         assert torch.equal(tensor, small.net.state_dict()[name])
+    wider = nets.folded(nets.build(Net("compact", 4, 8, 2, start=start), 3).net)
+    expected = compact.rescaled(small.net.state_dict(), 4)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in wider.items())
     deeper, unknown = Net("compact", 2, 8, 3, start=start), Net("compact", 2, start="no-such")
     for other in (deeper, unknown):
         with pytest.raises(ConfigError, match=r"net\.start: "):
