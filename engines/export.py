@@ -428,6 +428,7 @@ def publish(source: Path, folder: Path) -> dict[str, str]:
 
     weights = load_file(source)
     name = source.stem
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / f"{name}.safetensors")
     (folder / f"{name}.onnx").write_bytes(onnx_model(weights, name).SerializeToString())
     files = (f"{name}.safetensors", f"{name}.onnx")

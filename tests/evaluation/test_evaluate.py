@@ -42,7 +42,7 @@ def write(path: Path, picture: Pixels) -> None:
 def data(tmp_path: Path) -> Path:
     """Five sequences of three frames, x4: windows that move over two crops of Freedoom."""
     for number in range(5):
-        name = ("e4m1-0001-x4", "map07-0007-x4")[number % 2]
+        name = ("map20-0005-x4", "map07-0012-x4")[number % 2]
         low, high = crop(f"{name}-lr"), crop(f"{name}-hr")
         for frame in range(3):
             x, y = 2 * frame + 5 * number, number
@@ -165,7 +165,7 @@ def test_limits_are_spread_evenly_or_in_runs() -> None:
 def test_shaders_are_what_their_kernels_say() -> None:
     if not has_opengl():
         pytest.skip("no OpenGL without a window here")
-    low = crop("e4m1-0001-x4-lr")
+    low = crop("map20-0005-x4-lr")
     with (
         upscale.open_upscaler("shader:bicubic") as catmull,
         upscale.open_upscaler("shader:bilinear") as bilinear,
@@ -181,7 +181,7 @@ def test_a_luma_net_is_merged_as_the_presenter_does(tmp_path: Path) -> None:
     """From the zoo and from a file of training's the same; grey stays grey."""
     from engines import load, zoo
 
-    low = crop("e4m1-0001-x4-lr")
+    low = crop("map20-0005-x4-lr")
     file = tmp_path / "mine.safetensors"
     source = zoo.spec("default-x4").sources[0]
     shutil.copy(load.weights_folder() / source.name, file)
@@ -194,7 +194,7 @@ def test_a_luma_net_is_merged_as_the_presenter_does(tmp_path: Path) -> None:
         assert large.shape == (288, 384, 3)
         assert np.array_equal(large, own(low, 4))
         nearest = BASELINES["nearest"][1](low, 4)
-        high = crop("e4m1-0001-x4-hr")
+        high = crop("map20-0005-x4-hr")
         assert fidelity.psnr(large, high) > fidelity.psnr(nearest, high) + 0.8
         grey = np.repeat(low[..., 1:2], 3, axis=2)
         enlarged = shipped(grey, 4)
@@ -211,7 +211,7 @@ def test_a_colour_net_pads_and_keeps_its_colours(tmp_path: Path) -> None:
     shape = {"features": 8, "growth": 4, "blocks": 1, "scale": 2}
     net = ARCHITECTURES["rrdb"].build(shape).eval()
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    low = crop("e1m2-0006-x2-lr")[:33, :47]
+    low = crop("map01-0010-x2-lr")[:33, :47]
     with upscale.open_upscaler(str(tmp_path / "net.pth")) as upscaler:
         found = upscaler(low, 2).astype(int)
     padded = cv2.copyMakeBorder(low, 0, 1, 0, 1, cv2.BORDER_REPLICATE)[..., ::-1]
@@ -242,7 +242,7 @@ def test_an_onnx_file(tmp_path: Path) -> None:
     )
     model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "swap.onnx")
-    low = crop("e1m2-0006-x2-lr")[:33, :47]
+    low = crop("map01-0010-x2-lr")[:33, :47]
     with upscale.open_upscaler(str(tmp_path / "swap.onnx")) as upscaler:
         found = upscaler(low, 2)
     assert np.array_equal(found, low[..., ::-1].repeat(2, axis=0).repeat(2, axis=1))
@@ -258,7 +258,7 @@ def test_flicker_is_of_frames_that_follow_each_other_in_time(tmp_path: Path) -> 
     for episode, settings in (("m1", {"tick": "place"}), ("m1-dense", {"dense": True})):
         for frame in range(3):
             name = f"freedoom_{episode}_{frame:04}"
-            high = cv2.resize(crop("map07-0007-x4-hr"), (960 + 8, 540))[:, 4 * frame :][:, :960]
+            high = cv2.resize(crop("map07-0012-x4-hr"), (960 + 8, 540))[:, 4 * frame :][:, :960]
             write(folder / "540p" / "test" / f"{name}.png", high)
             low = cv2.resize(high, (480, 270), interpolation=cv2.INTER_AREA)
             write(folder / "270p" / "test" / f"{name}.png", low)
@@ -340,7 +340,7 @@ def test_what_is_wrong_is_reported_and_the_rest_goes_on(
     content[len(content) // 2] ^= 255
     damaged.write_bytes(content)
     (data / "lr" / "freedoom_m4_0002.png").unlink()
-    write(data / "hr" / "freedoom_m3_0000.png", crop("e4m1-0001-x4-hr")[:144, :168])
+    write(data / "hr" / "freedoom_m3_0000.png", crop("map20-0005-x4-hr")[:144, :168])
     code, found = run(
         data, "--models", "nosuch,default-x2,default-x4", "--metrics", "psnr", "--limit", "99"
     )

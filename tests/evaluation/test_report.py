@@ -51,7 +51,7 @@ def result(tmp_path: Path) -> Path:
     frames = {}
     for folder in ("lr", "hr"):
         (tmp_path / folder).mkdir()
-    for number, name in enumerate(("e4m1-0001-x4", "map07-0007-x4")):
+    for number, name in enumerate(("map20-0005-x4", "map07-0012-x4")):
         for folder in ("lr", "hr"):
             picture = (CROPS / f"{name}-{folder}.png").read_bytes()
             (tmp_path / folder / f"f_m{number}_0001.png").write_bytes(picture)

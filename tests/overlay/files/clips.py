@@ -19,7 +19,7 @@ FREEDOOM = Path(__file__).parents[2] / "data" / "freedoom"
 
 def game_frames(count: int, size: tuple[int, int] = (96, 54)) -> list[NDArray[np.uint8]]:
     """Pan over a game's frame: uint8 RGB, (H, W, 3)."""
-    large = cv2.imread(str(FREEDOOM / "map07-0007-x4-hr.png"))
+    large = cv2.imread(str(FREEDOOM / "map07-0012-x4-hr.png"))
     assert large is not None
     wide = cv2.resize(large, (size[0] + 2 * count, size[1] + count), interpolation=cv2.INTER_AREA)
     rgb = cv2.cvtColor(wide, cv2.COLOR_BGR2RGB)

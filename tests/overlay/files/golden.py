@@ -24,7 +24,7 @@ MODELS = [row for row in zoo.ZOO if any(source.kind == "package" for source in r
 
 
 def stems(scale: int) -> list[str]:
-    """Name the frames of a scale: `map07-0007-x4`, of which there are an LR and an HR file."""
+    """Name the frames of a scale: `map07-0012-x4`, of which there are an LR and an HR file."""
     return sorted(path.stem.removesuffix("-lr") for path in FRAMES.glob(f"*-x{scale}-lr.png"))
 
 

@@ -617,9 +617,11 @@ def test_a_device_that_is_lost_does_not_keep_it_from_closing(
         program.close()
 
 
-def test_cudnn_s_setting_is_what_it_was_once_nobody_needs_it() -> None:
+def test_cudnn_s_setting_is_what_it_was_once_nobody_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two threads, of which the one that began later ends later."""
-    before = torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     begun, other_is_done = threading.Event(), threading.Event()
     during: list[bool] = []
 
@@ -637,7 +639,7 @@ def test_cudnn_s_setting_is_what_it_was_once_nobody_needs_it() -> None:
     other_is_done.set()
     thread.join(10)
     assert during == [True]
-    assert torch.backends.cudnn.benchmark is before is False
+    assert torch.backends.cudnn.benchmark is False
 
 
 def test_nobody_else_s_settings_of_cudnn_are_touched(pools: type[Pool]) -> None:
