@@ -25,7 +25,7 @@ _LARGEST = 1024
 #: The smallest margins, in source pixels, at which tiles gave the whole picture within a level of
 #: 255, of models that can see further than that: by `python -m evaluation.margins`, in steps of 8
 #: (EMT: of its grid) on two frames of Freedoom, 224x128. All others get what they can see.
-MEASURED = {"realesrgan-x4plus-anime-6b": 56, "emt-x4": 64}
+MEASURED = {"realesrgan-x4plus-anime-6b": 56, "emt-x2": 64, "emt-x4": 64}
 #: Margins that are run with nets of these architectures: no less than any that was measured.
 _MARGINS = {"rrdb": 64, "emt": 64}
 #: Margin where nothing is known about a net.
