@@ -103,6 +103,7 @@ DISPLAY_NEEDS = (
     data("libglx-mesa0", "/usr/lib/*/libGLX_mesa.so.0"),
 )
 TEST_NEEDS = (
+    command("chromium", "chromium"),
     command("minetest", "minetest"),
     command("xdotool", "xdotool"),
 )

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.games import dies_with_parent, stop_group
+from tests.games import dies_with_parent, require, stop_group
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 #: Puts the pipes where Chromium expects them: it reads commands from 3 and answers on 4.
@@ -197,10 +197,9 @@ class Browser:
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
-    """Start a browser of our own; skips the test where none is installed."""
+    """Start a browser of our own; where none is installed, see `tests.games.require`."""
     program = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no chromium here: apt install chromium")
+    program = program or require(_NAMES[0], _NAMES[0])
     with contextlib.ExitStack() as stack:
         # Its processes end one after the other and may still write.
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
