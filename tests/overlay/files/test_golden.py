@@ -14,6 +14,7 @@ TOLERANCE_DB = 0.02
 AGAIN = "python -m tests.overlay.files.golden measures the table anew"
 
 
+@pytest.mark.timeout(400)  # ten seconds of one core, on which others may run too
 @pytest.mark.parametrize("row", golden.MODELS, ids=lambda row: row.id)
 def test_psnr_is_as_it_was(row: ModelSpec, tmp_path: Path) -> None:
     stored = json.loads(golden.TABLE.read_text(encoding="utf-8"))[row.id]
