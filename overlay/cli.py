@@ -103,6 +103,7 @@ _COMMANDS = {
     "demo": ("show it on Freedoom", "overlay.demo"),
     "upscale": ("upscale pictures and videos in files", "overlay.files.cli"),
     "compare": ("compare pictures: PSNR, SSIM, and a page to see", "overlay.compare.cli"),
+    "serve": ("upscale pictures over HTTP", "service.cli"),
     "engines": ("build engines for this machine, list, verify, clean", "engines.cli"),
     "windows": ("list the windows that could be captured", "overlay.windows"),
     "doctor": ("say what works here, and how to fix what does not", "overlay.doctor"),

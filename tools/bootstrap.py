@@ -31,7 +31,7 @@ PIP_NEEDED = (25, 1)  # the first with --group
 #: What each target installs: extras of the project, dependency groups.
 EXTRAS = {
     "demo": ("cpu",),
-    "test": ("build", "collect", "cpu", "files", "plot", "train"),
+    "test": ("build", "collect", "cpu", "files", "plot", "service", "train"),
     "train": ("collect", "cpu", "plot", "train"),
 }
 GROUPS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",), "train": ()}
