@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
+import uvicorn
+import websockets  # noqa: F401 - uvicorn does WebSockets with it, and says so only when asked
 from fastapi import (
     APIRouter,
     Cookie,
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 #: Name of the cookie with a session's id.
 COOKIE = "overlay_session"
 _COOKIE_S = 24 * 3600
+#: Seconds that requests have to end at the server's end.
+_GRACE_S = 10
 
 _TEXT = """\
 Overlay {version}: super-resolution for pictures and frames of games
@@ -492,6 +496,31 @@ def create_app(settings: Settings | None = None, backend: Backend | None = None)
             expose_headers=[*_HEADERS, "X-Session", "Retry-After", "Content-Disposition"],
         )
     return app
+
+
+def make_server(
+    settings: Settings, app: FastAPI | None = None, *, access_log: bool = False
+) -> uvicorn.Server:
+    """Make the server for an application; its `run` serves.
+
+    Args:
+        app: None = one of these settings.
+        access_log: write a line for each request.
+    """
+    config = uvicorn.Config(
+        app or create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=access_log,
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=settings.body_bytes,
+        ws_max_queue=2,
+        ws_per_message_deflate=False,  # pictures are compressed, and bombs are not wanted
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    return uvicorn.Server(config)
 
 
 async def _told(request: Request, error: Exception) -> Response:

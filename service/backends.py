@@ -141,7 +141,11 @@ def open_backend(settings: Settings) -> Backend:
     """
     if settings.backend == "local":
         return LocalBackend(settings)
-    raise SettingsError(f"backend: there is no {settings.backend!r} (one of local)")
+    if settings.backend == "resize":
+        from service.resize import ResizeBackend
+
+        return ResizeBackend()
+    raise SettingsError(f"backend: there is no {settings.backend!r} (one of local, resize)")
 
 
 class LocalBackend(Backend):

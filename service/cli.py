@@ -19,8 +19,6 @@ examples:
 
 Every setting can stand in the file, or in a variable: {PREFIX}MODEL=default-x2.
 """
-#: Seconds that requests have to end at the server's.
-_GRACE_S = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,30 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in names}
     settings = Settings.load(arguments.config, **options)
     try:
-        import uvicorn
-        import websockets  # noqa: F401 - uvicorn does WebSockets with it
-
-        from service.api import create_app
+        from service.api import make_server
     except ImportError as exc:
         raise BackendUnavailable(
             f"the service needs {exc.name}: pip install 'sr-overlay[service]'"
         ) from exc
     if not settings.local_only and not settings.api_keys:
         log.warning("anybody who reaches %s may use it: set api_keys", settings.host)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=bool(arguments.verbose),
-            server_header=False,
-            ws="websockets-sansio",
-            ws_max_size=settings.body_bytes,
-            ws_max_queue=2,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-    )
+    server = make_server(settings, access_log=bool(arguments.verbose))
     server.run()
     return 0 if server.started else 1

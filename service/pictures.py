@@ -200,6 +200,9 @@ def wish_of(order: Order) -> enlarge.Wish:
     Raises:
         Refused: it contradicts itself.
     """
+    model = enlarge.DEFAULT if order.model is None else order.model
+    if "@" in model:
+        raise Refused(f"config {model!r} is not supported: say its strength as denoise")
     target = None
     if (order.width is None) != (order.height is None):
         raise Refused("width and height go together")
@@ -208,7 +211,7 @@ def wish_of(order: Order) -> enlarge.Wish:
             raise Refused("say either outscale, or width and height")
         target = (order.width, order.height)
     return enlarge.Wish(
-        order.model or enlarge.DEFAULT, order.outscale or 0.0, target,
+        model, order.outscale or 0.0, target,
         seed=order.seed or 0, denoise=order.denoise,
     )  # fmt: skip
 

@@ -163,4 +163,5 @@ class Batch:
 
     def close(self) -> None:
         """Free it where it is not sent."""
+        self._zip.close()
         self._file.close()

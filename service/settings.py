@@ -31,7 +31,7 @@ class Settings:
         host, port: where it listens; port 0 = a free one.
         api_keys: one of them must come with a request; none = open to all who reach the port.
         cors_origins: web pages of these origins may use it; none of others.
-        backend: what runs models: "local".
+        backend: what runs models: "local"; "resize" only looks like it.
         model: of requests that name none.
         models: that may be asked for; () = all that are on this machine.
         weights: folder of users' weights files, looked into first.

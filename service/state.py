@@ -101,9 +101,10 @@ class Service:
         Raises:
             Refused: it cannot be had; nothing has changed.
         """
-        offer = self.catalogue.find(order.model or enlarge.DEFAULT)
+        wish = pictures.wish_of(order)
+        offer = self.catalogue.find(wish.model)
         try:
-            name = enlarge.model_name(pictures.wish_of(order), (480, 270))
+            name = enlarge.model_name(wish, (480, 270))
             with self.pool.lease(name, stop):
                 return offer.scale, offer.licence
         except (EngineError, OverlayError) as exc:

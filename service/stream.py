@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from service.configuring import explained
 from service.errors import Busy, Forbidden, Refused, ServiceError
 from service.guard import same_origin
-from service.pictures import Result
+from service.pictures import Result, wish_of
 from service.schemas import Order
 from service.state import Service
 from service.workers import Stop
@@ -56,6 +56,8 @@ async def serve(socket: WebSocket, service: Service) -> None:
     """Do one WebSocket, from the handshake to its end."""
     try:
         order = _order(socket, service)
+        wish = wish_of(order)
+        await asyncio.to_thread(service.catalogue.find, wish.model)
         if service.streams >= service.settings.streams:
             raise Busy(f"{service.streams} other streams are open", 10)
     except ServiceError as exc:
