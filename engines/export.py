@@ -5,9 +5,9 @@ core (float planes to float planes), and nodes around it turn uint8 BGRA into wh
 and back. TensorRT takes uint8 only into a first `Cast` and out of a last one, so nothing else
 touches bytes.
 
-`python -m engines.export data/runs/default-x2.safetensors ...` publishes trained default nets:
-it writes safetensors and ONNX into `engines/weights` and prints their sha256 for the zoo. Those
-graphs take any height and width and give blocks of pixels, as is quickest on a CPU.
+`python -m engines.export data/runs/default-x2/default-x2.safetensors ...` publishes trained nets:
+it writes them into `engines/weights` and prints their sha256 for the zoo. The default nets' graphs
+are written, too; they take any height and width and give blocks of pixels, as is quickest on a CPU.
 """
 
 # ruff: noqa: T201 - a command-line program too
@@ -423,15 +423,23 @@ def onnx_model(weights: Mapping[str, Tensor], name: str) -> onnx.ModelProto:
 
 
 def publish(source: Path, folder: Path) -> dict[str, str]:
-    """Write the shipped files of one net and give the sha256 of each by file name."""
+    """Write the shipped files of one net and give the sha256 of each by file name.
+
+    A luma net becomes safetensors and ONNX. Any other is for engines that are built on the user's
+    machine: safetensors alone, in half precision, as GPUs compute.
+    """
     from safetensors.torch import load_file, save_file
 
     weights = load_file(source)
     name = source.stem
+    files = [f"{name}.safetensors"]
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / f"{name}.safetensors")
-    (folder / f"{name}.onnx").write_bytes(onnx_model(weights, name).SerializeToString())
-    files = (f"{name}.safetensors", f"{name}.onnx")
+    if "conv0.weight" in weights:
+        save_file(weights, folder / files[0])
+        files.append(f"{name}.onnx")
+        (folder / files[1]).write_bytes(onnx_model(weights, name).SerializeToString())
+    else:
+        save_file({key: value.half() for key, value in weights.items()}, folder / files[0])
     return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
 
 

@@ -85,6 +85,23 @@ def _compact(
     )
 
 
+def _quality(scale: int, sha256: str) -> ModelSpec:
+    name = f"quality-x{scale}"
+    return ModelSpec(
+        id=name,
+        architecture="compact",
+        scale=scale,
+        licence="BSD-3-Clause",
+        sources=(Source("shipped", f"{name}.safetensors", sha256),),
+        shape=(("features", 64), ("convs", 16), ("scale", scale)),
+        receptive_field=18,
+        fp16_max=3,
+        fp16_mean=0.1,
+        author="Xintao Wang et al., trained on by the authors of Overlay",
+        notes="games, on a GPU",
+    )
+
+
 def _emt(scale: int, sha256: str) -> ModelSpec:
     name = f"EMT_LSR_x{scale}.pth"
     return ModelSpec(
@@ -155,7 +172,7 @@ _ANIME_VIDEO = (
     ),
 )
 
-#: Every model: the defaults in order of scale, Real-ESRGAN's, EMT, ResShift, then shapes without
+#: Every model: the defaults and those for quality in order of scale, Real-ESRGAN's, EMT, ResShift, then shapes without
 #: weights.
 ZOO = (
     _default(
@@ -176,6 +193,9 @@ ZOO = (
         "dad20cdc8a0663cf9cd8db37f417fe255542880bae025201eb1739f977cc7ac2",
         "1198f6e8f2017ad01b50f3e6a35da711a6e6797a25bc8cf1b1810a22413b7394",
     ),
+    _quality(2, "b9282633d6d30aded257b1539126ddef323c937fd6fd2fda09c412ecf10682ab"),
+    _quality(3, "0dd28b5ebaf7d28c6628c60f7e9cd2148db3739ef2c06da41dc5fa5a996cfec0"),
+    _quality(4, "41c1bf20489d7cf6a7173b20b82cd10fb7d0eeec9dc309a24f8d2591a1e127e6"),
     _compact(
         "realesr-animevideov3-x2", 64, 16, *_ANIME_VIDEO, scale=2, net_scale=4,
         notes="the x4 net, then a bicubic resize by 1/2: slower than x4, not faster",
@@ -315,7 +335,8 @@ def verify(spec: ModelSpec) -> None:
         EngineMissing: a file is not there.
         ModelInvalid: a file is damaged.
     """
-    load.onnx_bytes(spec)
+    if spec.onnx:
+        load.onnx_bytes(spec)
     for source in spec.sources:
         if source.kind == "shipped":
             load.verified(load.weights_folder() / source.name, source.sha256)
