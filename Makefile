@@ -2,12 +2,17 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: demo test data-small train-small evaluate-small clean
+.PHONY: demo serve test data-small train-small evaluate-small clean
 
 # Freedoom in a small window, the overlay over it; results in demo-out/.
 demo:
 	@$(PYTHON) tools/bootstrap.py demo
 	@.venv/bin/python -m overlay demo $(ARGS)
+
+# The service and its page, at http://127.0.0.1:8501, until Ctrl-C.
+serve:
+	@$(PYTHON) tools/bootstrap.py serve
+	@.venv/bin/python -m service.both $(ARGS)
 
 # Format, lint, types, tests. `make test ARGS=--fast` leaves the games out.
 test:

@@ -1,4 +1,4 @@
-"""Make this clone ready to run: `python3 tools/bootstrap.py demo|test|train`.
+"""Make this clone ready to run: `python3 tools/bootstrap.py demo|serve|test|train`.
 
 Uses only the standard library of the system's Python (3.11 or newer). Installs what is missing
 and nothing else: Debian packages (as root), `.venv`, and the project with the extras it needs.
@@ -31,10 +31,16 @@ PIP_NEEDED = (25, 1)  # the first with --group
 #: What each target installs: extras of the project, dependency groups.
 EXTRAS = {
     "demo": ("cpu",),
-    "test": ("build", "collect", "cpu", "files", "plot", "service", "train"),
+    "serve": ("cpu", "page", "service"),
+    "test": ("build", "collect", "cpu", "files", "page", "plot", "ray", "service", "train"),
     "train": ("collect", "cpu", "plot", "train"),
 }
-GROUPS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",), "train": ()}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "serve": (),
+    "test": ("dev",),
+    "train": (),
+}
 
 
 class Stop(Exception):
@@ -112,9 +118,9 @@ TEST_NEEDS = (
 def needs(target: str) -> list[Need]:
     """List what `target` needs from the system."""
     wanted = [*PYTHON_NEEDS, *LIBRARY_NEEDS]
-    if target != "train":
+    if target in ("demo", "test"):
         wanted += GAME_NEEDS
-    if target == "test" or not os.environ.get("DISPLAY"):
+    if target == "test" or (target != "serve" and not os.environ.get("DISPLAY")):
         wanted += DISPLAY_NEEDS
     if target == "test":
         wanted += TEST_NEEDS

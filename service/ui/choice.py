@@ -15,9 +15,10 @@ from service.ui.client import Row
 
 #: Families by the first word of their models' names.
 _FAMILIES = {
-    "default": "Overlay", "realesr": "Real-ESRGAN", "realesrgan": "Real-ESRGAN",
-    "realesrnet": "Real-ESRGAN", "emt": "EMT", "resshift": "ResShift", "span": "SPAN",
-    "compact": "Compact", "ultracompact": "Compact", "superultracompact": "Compact",
+    "default": "Overlay", "quality": "Overlay", "realesr": "Real-ESRGAN",
+    "realesrgan": "Real-ESRGAN", "realesrnet": "Real-ESRGAN", "emt": "EMT",
+    "resshift": "ResShift", "span": "SPAN", "compact": "Compact", "ultracompact": "Compact",
+    "superultracompact": "Compact",
 }  # fmt: skip
 _MAX_BYTES = 16 << 20
 

@@ -131,7 +131,7 @@ def _diagram(found: Found) -> None:
     points = pareto.points(result, metric, found.latency)
     if not points:
         st.info(
-            f"No benchmark here has a model of this result at ×{result['scale']} from "
+            f"No benchmark here has a model of this result at {result['scale']}x from "
             f"{plain(result['lr_size'])}: the means alone are below."
         )
     else:

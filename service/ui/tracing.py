@@ -91,4 +91,4 @@ def _show(drawn: Drawn) -> None:
 
 
 def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f} ms"
+    return "-" if value is None else f"{value:.2f} ms"

@@ -10,8 +10,9 @@ from pathlib import Path
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from overlay.compare.measure import Enlarge
 from service.ui import choice
-from service.ui.client import ENDINGS, About, Answer, Api, ApiError, Row
+from service.ui.client import About, Answer, Api, ApiError, Row
 from service.ui.comparison import Comparison, NotCompared, compare, part_of
 from service.ui.words import plain
 
@@ -22,6 +23,8 @@ _FORMATS = {
 }  # fmt: skip
 #: Formats that take a quality.
 _LOSSY = ("image/jpeg", "image/webp")
+#: Largest reference.
+MAX_MIB = 128
 _UPLOAD, _EXAMPLE = "my own", "the example"
 _SOURCES = (_UPLOAD, _EXAMPLE)
 #: In pixels; the viewer has bars above and a table below the pictures.
@@ -93,7 +96,7 @@ def _chosen(about: About) -> Row:
     )  # fmt: skip
     scale = st.selectbox(
         "Scale", numbers, numbers.index(begin.scale), key=f"scale {model}",
-        format_func=lambda number: f"×{number}",
+        format_func=lambda number: f"{number}x",
     )  # fmt: skip
     return scales[scale]
 
@@ -123,7 +126,7 @@ def _order(row: Row, about: About) -> dict[str, str]:
         order["format"] = media.removeprefix("image/")
         if media in _LOSSY:
             order["quality"] = str(st.slider("Quality", 1, 100, 95, key="quality"))
-        own = f"the model's, ×{row.scale}"
+        own = f"the model's, {row.scale}x"
         size = st.radio("Size", (own, "another factor"), key=f"size {row.scale}")
         if size != own:
             factor = st.number_input("Factor", 0.1, 16.0, float(row.scale), 0.1, key="factor")
@@ -184,7 +187,7 @@ def _show_result(done: Done) -> None:
     )
     reference = st.file_uploader(
         "Reference: the true picture at the result's size, to measure against (optional)",
-        _READ, key="reference",
+        _READ, key="reference", max_upload_size=MAX_MIB,
     )  # fmt: skip
     enlarge = st.radio(
         "The source is enlarged by", ("bicubic", "nearest"), horizontal=True, key="enlarge"
@@ -213,8 +216,8 @@ def _compared(done: Done, reference: UploadedFile | None, enlarge: str) -> Compa
         st.session_state.pop("comparison", None)
         with st.spinner("Comparing"):
             truth = reference.getvalue() if reference else None
-            way = "nearest" if enlarge == "nearest" else "bicubic"
-            found = compare(done.source, done.answer.data, truth, way, crop)  # type: ignore[arg-type]
+            way: Enlarge = "nearest" if enlarge == "nearest" else "bicubic"
+            found = compare(done.source, done.answer.data, truth, way, crop)
         st.session_state["comparison"] = known = key, found
     comparison: Comparison = known[1]
     return comparison
@@ -232,8 +235,3 @@ def _figures(shown: Comparison, enlarge: str) -> None:
         two.metric("SSIM of the result", f"{shown.result.ssim:.4f}", f"{more:+.4f}")
     three.metric("Mean difference, levels of 255", f"{shown.result.mean:.2f}")
     st.caption(f"Against the reference; below them the gain over the source enlarged ({enlarge}).")
-
-
-def media_types() -> tuple[str, ...]:
-    """List the types of results that the page knows."""
-    return tuple(ENDINGS)
