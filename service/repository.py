@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engines import load, zoo
 from engines.cache import EngineCache, Entry, size_text
@@ -126,12 +126,16 @@ def write(reference: str, plan: Plan, folder: Path, cache: EngineCache | None = 
         return [_write_plan(name, spec, plan, folder, cache or EngineCache())]
     graph = _graph(reference, plan)
     eight, sixteen = (_config(name, spec, plan, twin) for twin in (False, True))
-    made = [_place(folder, eight, _files(plan, picture_graph(graph, spec, plan.fixed)))]
+    made = [
+        _place(folder, eight, _files(plan, picture_graph(graph, spec, plan.fixed, plan.batch > 0)))
+    ]
     if plan.twin:
         source = graph
         if not spec.onnx and (plan.fixed or plan.precision != "fp32"):
             source = _graph(reference, replace(plan, sizes=(), precision="fp32"))
-        made.append(_place(folder, sixteen, _files(plan, float_graph(source, spec))))
+        made.append(
+            _place(folder, sixteen, _files(plan, float_graph(source, spec, plan.batch > 0)))
+        )
     return made
 
 
@@ -162,12 +166,15 @@ def _graph(reference: str, plan: Plan) -> bytes:
     return export(load.read(located), sizes, plan.precision)
 
 
-def picture_graph(graph: bytes, spec: ModelSpec, fixed: Size | None = None) -> bytes:
+def picture_graph(
+    graph: bytes, spec: ModelSpec, fixed: Size | None = None, batches: bool = True
+) -> bytes:
     """Give a graph the interface of the repository.
 
     Args:
         graph: as `engines.export` makes it, or as it ships.
         fixed: (width, height) of the source; None = any.
+        batches: N is open; else 1.
     Returns:
         ONNX: input `bgra`, uint8 (N, H, W, 4); output `picture`, uint8 (N, H*scale, W*scale, 4)
         BGRA or, for luma, (N, H*scale, W*scale).
@@ -189,14 +196,15 @@ def picture_graph(graph: bytes, spec: ModelSpec, fixed: Size | None = None) -> b
         nodes.append(helper.make_node("Squeeze", ["picture/luma", "picture/one"], ["picture/rows"]))
         nodes.append(helper.make_node("Cast", ["picture/rows"], ["picture"], to=TensorProto.UINT8))
     dims = ("batch", "picture_height", "picture_width", 4)[: 4 if spec.output == "bgra" else 3]
-    return _batched(model, "picture", TensorProto.UINT8, dims, spec, fixed)
+    return _finished(model, "picture", TensorProto.UINT8, dims, spec, fixed, batches)
 
 
-def float_graph(graph: bytes, spec: ModelSpec) -> bytes:
+def float_graph(graph: bytes, spec: ModelSpec, batches: bool = True) -> bytes:
     """Make the twin, that rounds nothing.
 
     Args:
         graph: FP32, for any size, as `engines.export` makes it, or as it ships.
+        batches: N is open; else 1.
     Returns:
         ONNX: input `bgra`, float32 (N, H, W, 4), 0..255; output `planes`, float32, 0..255: RGB
         (N, 3, H*scale, W*scale), clamped, or luma (N, 1, H*scale, W*scale), not clamped.
@@ -215,7 +223,7 @@ def float_graph(graph: bytes, spec: ModelSpec) -> bytes:
         model.graph.node.append(helper.make_node("Identity", [result], ["planes"]))
     channels = 3 if spec.output == "bgra" else 1
     dims = ("batch", channels, "picture_height", "picture_width")
-    return _batched(model, "planes", TensorProto.FLOAT, dims, spec, None)
+    return _finished(model, "planes", TensorProto.FLOAT, dims, spec, None, batches)
 
 
 def _unblocked(source: str, result: str, scale: int) -> list[onnx.NodeProto]:
@@ -225,43 +233,60 @@ def _unblocked(source: str, result: str, scale: int) -> list[onnx.NodeProto]:
     return [helper.make_node("DepthToSpace", [source], [result], blocksize=scale, mode="DCR")]
 
 
-def _batched(
+def _finished(
     model: onnx.ModelProto,
     output: str,
     kind: int,
     dims: tuple[str | int, ...],
     spec: ModelSpec,
     fixed: Size | None,
+    batches: bool,
 ) -> bytes:
-    """Open the batch's length, and see that the graph has none of its own inside."""
+    """Name the lengths of input and output, and see that the graph takes batches."""
     import onnx
+
+    width, height = fixed or ("width", "height")
+    if batches and not _takes_batches(model, output, kind, len(dims), fixed or _ANY_SIZES[0]):
+        raise BuildFailed(
+            f"the graph of {spec.id} takes one picture at a time: write it with --batch 0"
+        )
+    lengths: dict[str | int, str | int] = {"batch": "batch" if batches else 1}
+    if fixed:
+        lengths["picture_width"] = fixed[0] * spec.scale
+        lengths["picture_height"] = fixed[1] * spec.scale
+    given = [lengths["batch"], height, width, 4]
+    _set_ports(model, given, (output, kind, [lengths.get(dim, dim) for dim in dims]))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        raise BuildFailed(f"the graph of {spec.id} is invalid: {str(exc)[:200]}") from exc
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _set_ports(model: onnx.ModelProto, given: list[Any], made: tuple[str, int, list[Any]]) -> None:
     from onnx import helper
 
     graph = model.graph
-    width, height = fixed or ("width", "height")
-    given = graph.input[0].type.tensor_type.elem_type
-    graph.input[0].CopyFrom(
-        helper.make_tensor_value_info("bgra", given, ["batch", height, width, 4])
-    )
+    kind = graph.input[0].type.tensor_type.elem_type
+    graph.input[0].CopyFrom(helper.make_tensor_value_info("bgra", kind, given))
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(*made))
     del graph.value_info[:]
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, kind, [None] * len(dims)))
+
+
+def _takes_batches(model: onnx.ModelProto, output: str, kind: int, rank: int, size: Size) -> bool:
+    """Follow the shapes of two pictures through a graph."""
+    import onnx
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    _set_ports(probe, [2, size[1], size[0], 4], (output, kind, [None] * rank))
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise BuildFailed(f"the graph of {spec.id} is invalid: {str(exc)[:200]}") from exc
-    found = inferred.graph.output[0].type.tensor_type.shape.dim
-    if len(found) != len(dims) or found[0].dim_param != "batch":
-        raise BuildFailed(
-            f"the graph of {spec.id} takes one picture at a time: it cannot be served"
-        )
-    lengths: dict[str | int, int] = {}
-    if fixed:
-        lengths = {"picture_width": fixed[0], "picture_height": fixed[1]}
-    whole = [lengths[dim] * spec.scale if dim in lengths else dim for dim in dims]
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, kind, whole))
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+        followed = onnx.shape_inference.infer_shapes(probe, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    found = followed.graph.output[0].type.tensor_type.shape.dim
+    return bool(len(found) == rank and found[0].dim_value == 2)
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -350,16 +375,26 @@ def _place(folder: Path, config: ModelConfig, files: dict[str, bytes]) -> Path:
         for name, data in files.items():
             _write_file(version / name, data)
         _write_file(draft / "config.pbtxt", f"{MARK}\n{config.text()}".encode())
-        old = draft.with_suffix(".old")
-        with suppress(FileNotFoundError):
-            final.rename(old)
-        draft.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        _swap(draft, final)
     except OSError as exc:
         raise EngineError(f"cannot write {final}: {exc.strerror or exc}") from exc
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return final
+
+
+def _swap(draft: Path, final: Path) -> None:
+    """Put a folder in the place of another; two renames, between which there is neither."""
+    old = draft.with_suffix(".old")
+    with suppress(FileNotFoundError):
+        final.rename(old)
+    try:
+        draft.rename(final)
+    except OSError:
+        with suppress(FileNotFoundError):
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_own(final: Path) -> None:
@@ -416,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = _parser()
     said = parser.parse_args(arguments)
-    names = [name for name in said.models.split(",") if name]
+    names: list[str] = [name for name in said.models.split(",") if name]
     default = "fp16" if said.backend == "tensorrt" else "fp32"
     try:
         if min(said.batch, said.delay_us, said.threads) < 0 or said.instances < 1:
@@ -424,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = () if said.sizes == "any" else tuple(map(parse_size, said.sizes.split(",")))
         plan = Plan(
             said.backend, sizes, said.batch, said.delay_us, said.instances, said.device,
-            said.threads, said.runtime, said.precision or default, not said.no_twin,
+            said.threads, said.runtime, cast("Precision", said.precision or default), not said.no_twin,
             tuple(said.weights),
         )  # fmt: skip
         for name in dict.fromkeys(names):
