@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -63,6 +63,25 @@ class Summary:
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        job: of it.
+        skipped: it was there already.
+        reason: why it failed, or "".
+    """
+
+    job: Job
+    skipped: bool = False
+    reason: str = ""
+
+
+#: Does all jobs, in whatever order, several at once or not: gives what became of them.
+Spread = Callable[[Callable[[Job], Outcome], Sequence[Job]], Iterable[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +210,7 @@ def work(
     overwrite: bool = False,
     skip_existing: bool = False,
     told: Callable[[Summary], None] = lambda summary: None,
+    spread: Spread = map,
 ) -> Summary:
     """Do all jobs; what goes wrong with one does not stop the others.
 
@@ -199,31 +219,36 @@ def work(
         overwrite: replace targets that are there.
         skip_existing: pass over them; without either they are failures.
         told: called after every job.
+        spread: does the jobs; `map` = one after the other.
     """
     summary = Summary(failed=list(plan.refused))
-    for job in plan.jobs:
+
+    def outcome(job: Job) -> Outcome:
         if job.target.exists() and not overwrite:
             if skip_existing:
-                summary.skipped.append(job.target)
-            else:
-                reason = f"{job.target} is there already: --skip-existing or --overwrite"
-                summary.failed.append((job.source, reason))
+                return Outcome(job, skipped=True)
+            reason = f"{job.target} is there already: --skip-existing or --overwrite"
+            return Outcome(job, reason=reason)
+        return Outcome(job, reason=_failure(job, do))
+
+    for found in spread(outcome, plan.jobs):
+        if found.reason:
+            summary.failed.append((found.job.source, found.reason))
         else:
-            _do(job, do, summary)
+            (summary.skipped if found.skipped else summary.done).append(found.job.target)
         told(summary)
     return summary
 
 
-def _do(job: Job, do: Callable[[Job], None], summary: Summary) -> None:
+def _failure(job: Job, do: Callable[[Job], None]) -> str:
+    """Do a job; say why it failed, or ""."""
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         do(job)
     except (OverlayError, EngineError) as exc:
-        summary.failed.append((job.source, str(exc)))
+        return str(exc)
     except MemoryError:
-        summary.failed.append((job.source, f"{job.source}: too little memory"))
+        return f"{job.source}: too little memory"
     except OSError as exc:
-        reason = f"cannot write {job.target}: {exc.strerror or exc}"
-        summary.failed.append((job.source, reason))
-    else:
-        summary.done.append(job.target)
+        return f"cannot write {job.target}: {exc.strerror or exc}"
+    return ""

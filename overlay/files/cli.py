@@ -7,18 +7,21 @@ import json
 import math
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.offline import BACKENDS
 from overlay.cli import add_json
+from overlay.errors import SettingsError
 from overlay.files import batch
-from overlay.files.batch import WRITTEN, Job, Plan, Summary
+from overlay.files.batch import WRITTEN, Job, Plan, Spread, Summary
 
 if TYPE_CHECKING:
+    from overlay.files.cluster import Cluster
     from overlay.files.enlarge import Wish
 
 #: As in `video_encode`, which needs PyAV.
@@ -71,6 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--segment", type=_frames, default=60, metavar="FRAMES",
         help="between two cuts: what is lost at most when interrupted (default 60)",
     )  # fmt: skip
+    add(
+        "--ray", default="", metavar="ADDRESS",
+        help="on a Ray cluster, of which this machine is part: HOST:PORT of its head, or auto; "
+        "videos with --encoder software",
+    )  # fmt: skip
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--skip-existing", action="store_true", help="pass over what is done")
     there.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -88,18 +96,17 @@ def run(arguments: argparse.Namespace) -> int:
     plan = batch.plan(
         arguments.sources, arguments.out, f".{arguments.format}" if arguments.format else ""
     )
-    _try_model(wish, plan)
     line = ProgressLine(len(plan.jobs))
-
-    def do(job: Job) -> None:
-        _do(job, wish, arguments, line)
-
     start = time.perf_counter()
     try:
-        with terminable():
+        with (
+            terminable(),
+            _ready(arguments, wish, plan, line) as (do, spread),
+            terminable(),  # Ray has taken the signal meanwhile
+        ):
             summary = batch.work(
                 plan, do, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
-                told=line.after,
+                told=line.after, spread=spread,
             )  # fmt: skip
     except (KeyboardInterrupt, SystemExit):
         line.end()
@@ -109,6 +116,37 @@ def run(arguments: argparse.Namespace) -> int:
         line.end()
     _report(summary, time.perf_counter() - start, arguments.json)
     return 1 if summary.failed else 0
+
+
+@contextmanager
+def _ready(
+    arguments: argparse.Namespace, wish: Wish, plan: Plan, line: ProgressLine
+) -> Iterator[tuple[Callable[[Job], None], Spread]]:
+    """Open what is needed; give what does one job, and what does all."""
+    if not arguments.ray:
+        _try_model(wish, plan)
+        yield lambda job: _do(job, wish, arguments, line), map
+        return
+    if arguments.encoder == "hardware":
+        raise SettingsError("--ray encodes in software: leave out --encoder")
+    from overlay.files.cluster import Cluster
+
+    with Cluster(arguments.ray, wish) as cluster:
+        yield lambda job: _do_there(job, cluster, arguments, line), cluster.spread
+
+
+def _do_there(
+    job: Job, cluster: Cluster, arguments: argparse.Namespace, line: ProgressLine
+) -> None:
+    """Do a job on a cluster; on a thread, beside others."""
+    if job.kind == "image":
+        cluster.picture(job.source, job.target, arguments.quality)
+        return
+    from overlay.files.video import VideoWish
+
+    coded = VideoWish(arguments.codec, arguments.crf, "software", arguments.segment)
+    with line.beside() as told:
+        cluster.video(job.source, job.target, coded, told)
 
 
 def _do(job: Job, wish: Wish, arguments: argparse.Namespace, line: ProgressLine) -> None:
@@ -182,6 +220,8 @@ class ProgressLine:
         self._worked = 0.0  # of these, such as took time
         self._there = 0.0  # of the present file, what an earlier run did
         self._given = 0.0  # the same of all files before it
+        self._beside: dict[object, float] = {}  # shares of videos done at once; `_lock` guards it
+        self._lock = threading.Lock()
 
     def within(self, share: float) -> None:
         """Take the share of the present file that is done."""
@@ -191,6 +231,22 @@ class ProgressLine:
         """Take the share that is done, of it what an earlier run did, and frames a second."""
         self._there = there
         self._show(share, f", {rate:.1f} fps")
+
+    @contextmanager
+    def beside(self) -> Iterator[Callable[[float, float, float], None]]:
+        """Give what takes the share of one of several videos that are done at once."""
+        key = object()
+
+        def told(share: float, there: float, rate: float) -> None:
+            with self._lock:
+                self._beside[key] = share
+                self._show(0.0)
+
+        try:
+            yield told
+        finally:
+            with self._lock:
+                self._beside.pop(key, None)
 
     def after(self, summary: Summary) -> None:
         """Take what became of the files so far."""
@@ -205,6 +261,7 @@ class ProgressLine:
         if self._shown and now - self._last >= 0.1:
             self._last = now
             worked = self._worked - self._given - self._there
+            share += sum(list(self._beside.values()))
             text = progress_text(self._before, worked, share, self._total, now - self._start)
             sys.stderr.write(f"\r{text}{more}\x1b[K")
             sys.stderr.flush()

@@ -2,6 +2,7 @@
 
     OverlayError
       FileError         exit 1     one file cannot be read, done or written; the others can
+      WorkersLost       exit 1     machines of a cluster went away; the same work may do later
 
 A message names the file, what is wrong, and what to do.
 """
@@ -13,3 +14,7 @@ from overlay.errors import OverlayError
 
 class FileError(OverlayError):
     """A file cannot be read, done or written."""
+
+
+class WorkersLost(OverlayError):
+    """The machines of a cluster that did some work went away."""

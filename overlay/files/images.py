@@ -102,7 +102,18 @@ def read(path: Path) -> Picture:
     Raises:
         FileError: it cannot be read, is damaged, too large, of several frames, or no such picture.
     """
-    data = _content(path)
+    return decoded(content(path), path)
+
+
+def decoded(data: bytes, path: Path) -> Picture:
+    """Decode a picture and turn it upright.
+
+    Args:
+        data: content of a file.
+        path: of the file, for messages.
+    Raises:
+        FileError: as `read`.
+    """
     try:
         # Pillow warns of odd metadata, and of large pictures.
         with warnings.catch_warnings(action="ignore"), _opened(data, path) as image:
@@ -124,7 +135,12 @@ def read(path: Path) -> Picture:
     return _upright(picture, done=tiff)
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """Read a file as it is.
+
+    Raises:
+        FileError: it cannot be read, or is too large.
+    """
     try:
         if not path.is_file():
             raise FileError(f"{path} is not there, or is not a file")
@@ -294,19 +310,35 @@ def write(picture: Picture, path: Path, quality: int) -> None:
     Raises:
         FileError: it cannot be written, or held by the format.
     """
+    keep(encoded(picture, path, quality), path)
+
+
+def encoded(picture: Picture, path: Path, quality: int) -> bytes:
+    """Make the content of a file, see `write`.
+
+    Raises:
+        FileError: the format cannot hold the picture.
+    """
     kind = FORMATS[path.suffix.lower()]
     check_target(*picture.size, transparent(picture), path)
     exif = _exif_bytes(picture, kind)
     try:
         if picture.colour.dtype == np.uint16 and kind in _DEEP:
             encode = sixteen.png if kind == "PNG" else sixteen.tiff
-            data = encode(_joined(picture), picture.icc, exif)
-        else:
-            data = _encoded(picture, kind, quality, exif)
+            return encode(_joined(picture), picture.icc, exif)
+        return _encoded(picture, kind, quality, exif)
     except (OSError, ValueError, struct.error) as exc:
         raise FileError(f"{path} cannot be made: {_line(exc)}") from exc
     except MemoryError as exc:
         raise FileError(f"{path}: too little memory to encode it") from exc
+
+
+def keep(data: bytes, path: Path) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        FileError: it cannot be written.
+    """
     try:
         write_atomically(path, data)
     except TraceError as exc:

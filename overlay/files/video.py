@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,13 +33,15 @@ from overlay.files.video_encode import (
     quality,
 )
 from overlay.files.video_models import Enlarger, open_enlarger
-from overlay.files.video_segments import Kept, Spent, cuts_of, made
+from overlay.files.video_segments import Kept, Segment, Spent, cuts_of, made
 from overlay.files.video_source import Clip, read_clip
 
 log = logging.getLogger(__name__)
 
 #: Told (share done, share that was there before, frames per second).
 Progress = Callable[[float, float, float], None]
+#: Makes segments of the numbers given, in any order, and tells how many frames are done.
+Make = Callable[[list[int], Callable[[int], None]], Generator[Segment, None, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +80,53 @@ def upscale(
         OSError: the result cannot be written.
     """
     clip = read_clip(source)
-    _warn(clip)
-    size = even_size(clip, wish)
-    codec = codec_for(coded.codec, target.suffix.lower(), clip.depth > 8)
-    _check_size(clip, wish, size, codec, target)
-    video_join.check_container(clip, target)
+    size, codec = prepared(clip, wish, open_model(wish, clip.size).scale, coded, target)
     with open_enlarger(clip, wish, size) as enlarger:
         coding = coding_for(clip, enlarger, codec, coded)
-        kept = Kept(target, recipe(clip, enlarger, wish, coding))
+        kept = Kept(target, recipe(clip, enlarger.name, enlarger.sha256, wish, coding))
         cuts = cuts_of(clip, coding.length)
-        _make_all(kept, clip, cuts, enlarger, coding, progress, spent)
-    done = kept.done(len(cuts))
+
+        def make(missing: list[int], told: Callable[[int], None]) -> Generator[Segment, None, None]:
+            return made(clip, cuts, missing, enlarger, coding, lambda: told(1), spent)
+
+        make_all(kept, clip, len(cuts), make, progress)
+    finish(kept, clip, len(cuts), target)
+
+
+def prepared(
+    clip: Clip, wish: Wish, scale: int, coded: VideoWish, target: Path
+) -> tuple[tuple[int, int], str]:
+    """Say before anything is made what cannot be, and warn of what is lost.
+
+    Args:
+        scale: the model's.
+    Returns:
+        (width, height) of the result, and the codec.
+    Raises:
+        FileError, SettingsError: it cannot be made.
+    """
+    _warn(clip)
+    size = even_size(clip, wish, scale)
+    codec = codec_for(coded.codec, target.suffix.lower(), clip.depth > 8)
+    _check_size(clip, scale, size, codec, target)
+    video_join.check_container(clip, target)
+    return size, codec
+
+
+def finish(kept: Kept, clip: Clip, count: int, target: Path) -> None:
+    """Join the `count` segments, which are all there, and take the folder away.
+
+    Raises:
+        FileError: they are not there, or hold nothing.
+        OSError: the result cannot be written.
+    """
+    done = kept.done(count)
     came = sum(map(len, done.values()))
     if came != len(clip.times):
-        log.warning("%s: of %d frames %d could be decoded", source, len(clip.times), came)
-    if len(done) < len(cuts):
+        log.warning("%s: of %d frames %d could be decoded", clip.path, len(clip.times), came)
+    if len(done) < count:
         raise FileError(f"segments in {kept.folder} are gone: start again")
-    _join(kept, clip, [done[number] for number in range(len(cuts))], target)
+    _join(kept, clip, [done[number] for number in range(count)], target)
     kept.remove()
 
 
@@ -104,22 +136,33 @@ def coding_for(clip: Clip, enlarger: Enlarger, codec: str, coded: VideoWish) -> 
     Raises:
         BackendUnavailable: hardware was asked for and there is none.
     """
-    encoder = choose_encoder(codec, coded.encoder, enlarger.layout, enlarger.size)
+    return coding_of(clip, enlarger.layout, enlarger.size, codec, coded)
+
+
+def coding_of(
+    clip: Clip, layout: str, size: tuple[int, int], codec: str, coded: VideoWish
+) -> Coding:
+    """Say how frames of a layout and size are encoded, see `coding_for`."""
+    encoder = choose_encoder(codec, coded.encoder, layout, size)
     return Coding(
-        codec, encoder, quality(codec, coded.crf), enlarger.layout, enlarger.size,
+        codec, encoder, quality(codec, coded.crf), layout, size,
         clip.rate, clip.aspect, clip.colour, coded.segment,
     )  # fmt: skip
 
 
-def even_size(clip: Clip, wish: Wish) -> tuple[int, int]:
-    """Tell the size of the result: as for a picture, to even numbers, which 4:2:0 needs."""
-    size = result_size(wish, clip.size, open_model(wish, clip.size).scale)
+def even_size(clip: Clip, wish: Wish, scale: int = 0) -> tuple[int, int]:
+    """Tell the size of the result: as for a picture, to even numbers, which 4:2:0 needs.
+
+    Args:
+        scale: the model's; 0 = open it and see.
+    """
+    size = result_size(wish, clip.size, scale or open_model(wish, clip.size).scale)
     width, height = (max(16, side + side % 2) for side in size)
     return width, height
 
 
-def recipe(clip: Clip, enlarger: Enlarger, wish: Wish, coding: Coding) -> dict[str, object]:
-    """All that decides what the segments become."""
+def recipe(clip: Clip, name: str, sha256: str, wish: Wish, coding: Coding) -> dict[str, object]:
+    """All that decides what the segments become; `name` and `sha256` are the model's."""
     about = clip.path.stat()
     return {
         "source": {
@@ -128,7 +171,7 @@ def recipe(clip: Clip, enlarger: Enlarger, wish: Wish, coding: Coding) -> dict[s
             "modified_ns": about.st_mtime_ns,
             "frames": len(clip.times),
         },
-        "model": {"name": enlarger.name, "sha256": enlarger.sha256},
+        "model": {"name": name, "sha256": sha256},
         "wish": asdict(wish),
         "coding": asdict(coding),
         "pyav": av.__version__,
@@ -143,8 +186,7 @@ def _warn(clip: Clip) -> None:
         )  # fmt: skip
 
 
-def _check_size(clip: Clip, wish: Wish, size: tuple[int, int], codec: str, target: Path) -> None:
-    scale = open_model(wish, clip.size).scale
+def _check_size(clip: Clip, scale: int, size: tuple[int, int], codec: str, target: Path) -> None:
     if clip.size[0] * clip.size[1] * scale**2 > MAX_RESULT:
         raise FileError(
             f"{clip.path}: the model would make frames of {clip.size[0] * scale}x"
@@ -157,33 +199,29 @@ def _check_size(clip: Clip, wish: Wish, size: tuple[int, int], codec: str, targe
         )
 
 
-def _make_all(
-    kept: Kept,
-    clip: Clip,
-    cuts: list[tuple[int, int | None]],
-    enlarger: Enlarger,
-    coding: Coding,
-    progress: Progress,
-    spent: Spent | None,
-) -> None:
-    """Make the segments that are not there, and keep each as soon as it is done."""
-    there = kept.done(len(cuts))
+def make_all(kept: Kept, clip: Clip, count: int, make: Make, progress: Progress) -> None:
+    """Make those of `count` segments that are not there, and keep each as soon as it is done.
+
+    Raises:
+        OverlayError, EngineError, OSError: finished segments stay, unless the source is at fault.
+    """
+    there = kept.done(count)
     if there:
-        log.info("%d of %d segments are there already", len(there), len(cuts))
-    missing = [number for number in range(len(cuts)) if number not in there]
+        log.info("%d of %d segments are there already", len(there), count)
+    missing = [number for number in range(count) if number not in there]
     total = len(clip.times)
     before = min(sum(map(len, there.values())), total)
     frames, start = 0, time.perf_counter()
 
-    def told() -> None:
+    def told(more: int) -> None:
         nonlocal frames
-        frames += 1
+        frames += more
         rate = frames / (time.perf_counter() - start)
         progress(min(1.0, (before + frames) / total), before / total, rate)
 
     finished = len(there)
     try:
-        with closing(made(clip, cuts, missing, enlarger, coding, told, spent)) as segments:
+        with closing(make(missing, told)) as segments:
             for segment in segments:
                 kept.keep(segment)
                 finished += 1
@@ -191,7 +229,7 @@ def _make_all(
         if finished and not isinstance(exc, FileError):  # which would come again
             log.warning(
                 "%d of %d segments stay in %s: the same command goes on",
-                finished, len(cuts), kept.folder,
+                finished, count, kept.folder,
             )  # fmt: skip
         else:
             kept.remove()

@@ -100,7 +100,7 @@ class RgbEnlarger(Enlarger):
         self.name = model_name(wish, clip.size)
         self.sha256 = locate(self.name).sha256
         self.size, self.largest = size, _times(clip.size, self._model.scale)
-        self.layout = "yuv420p" if clip.depth == 8 else "yuv420p10le"
+        self.layout = layout_for(clip)
 
     def prepare(self, frame: Any) -> Item:
         """Convert to RGB, see `Enlarger`."""
@@ -177,6 +177,11 @@ class LumaEnlarger(Enlarger):
 
 def _times(size: tuple[int, int], scale: int) -> tuple[int, int]:
     return size[0] * scale, size[1] * scale
+
+
+def layout_for(clip: Clip) -> str:
+    """FFmpeg's name of the pixel format in which a video's large frames are given."""
+    return "yuv420p" if clip.depth == 8 else "yuv420p10le"
 
 
 def _plane(plane: Any) -> NDArray[np.uint8]:
