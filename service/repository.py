@@ -459,8 +459,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = () if said.sizes == "any" else tuple(map(parse_size, said.sizes.split(",")))
         plan = Plan(
             said.backend, sizes, said.batch, said.delay_us, said.instances, said.device,
-            said.threads, said.runtime, cast("Precision", said.precision or default), not said.no_twin,
-            tuple(said.weights),
+            said.threads, said.runtime, cast("Precision", said.precision or default),
+            not said.no_twin, tuple(said.weights),
         )  # fmt: skip
         for name in dict.fromkeys(names):
             for path in write(name, plan, said.out):

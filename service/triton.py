@@ -633,9 +633,10 @@ class TritonModel(Model):
 
     def close(self) -> None:
         """Close the connections."""
-        for one in (*self._lanes, *self._deep):
-            one.close()
-        self._deep.clear()
+        for lane in self._lanes:
+            lane.close()
+        while self._deep:
+            self._deep.pop().close()
         if self._unload:
             self._unload = False
             with Connection(self._server) as connection:

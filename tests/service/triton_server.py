@@ -28,9 +28,7 @@ def binary() -> Path:
     """Give the program, or skip the test."""
     told = os.environ.get(VARIABLE, "")
     if not told or not Path(told).is_file():
-        pytest.skip(
-            f"{VARIABLE} names no tritonserver of nvidia-pytriton: docs/service-triton.md"
-        )
+        pytest.skip(f"{VARIABLE} names no tritonserver of nvidia-pytriton: docs/service-triton.md")
     return Path(told)
 
 
@@ -73,11 +71,13 @@ class TritonProcess:
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log = folder / "triton.log"
+        self._prefix = f"overlay_test_{os.getpid()}_{self.port}"
         self._environment = _environment(program)
         self._command = [
             str(program), f"--model-repository={repository}",
             f"--backend-directory={_backends(program, folder / 'backends')}",
             "--model-control-mode=explicit", "--allow-http=false", "--allow-metrics=false",
+            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             "--grpc-address=127.0.0.1", f"--grpc-port={self.port}", "--exit-timeout-secs=5",
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,3 +115,5 @@ class TritonProcess:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+        for left in Path("/dev/shm").glob(f"{self._prefix}*"):  # a killed server's own
+            left.unlink()
