@@ -157,12 +157,13 @@ Session = Annotated[str | None, Depends(_session)]
 Asked = Annotated[Order, Query()]
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 
+#: Only said in the document: `guard` looks at keys, before any body is read.
 _key = (
     Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
     Security(HTTPBearer(auto_error=False)),
 )
 router = APIRouter()
-locked = APIRouter(dependencies=list(_key))
+locked = APIRouter()
 
 
 class Named(Order):
@@ -482,7 +483,7 @@ def create_app(settings: Settings | None = None, backend: Backend | None = None)
     )
     app.state.service = service
     app.include_router(router)
-    app.include_router(locked)
+    app.include_router(locked, dependencies=_key if settings.api_keys else ())
     app.add_exception_handler(ServiceError, _told)
     app.add_exception_handler(ClientGone, _unheard)
     app.add_exception_handler(Stopped, _unheard)

@@ -428,3 +428,10 @@ def test_the_document_has_examples_and_every_error(client: httpx.Client) -> None
     assert set(upscale["content"]) >= {"image/png", "image/webp"}
     assert set(upscale["headers"]) >= {"X-Model", "X-Infer-Ms"}
     assert len(operations) == 10
+    assert not any("security" in operation for operation in operations.values())
+
+
+def test_the_document_says_which_routes_need_a_key(serve: Serve) -> None:
+    paths = serve(api_keys=(KEY,)).client().get("/openapi.json").json()["paths"]
+    free = {p for p, verbs in paths.items() if not any("security" in v for v in verbs.values())}
+    assert free == {"/health", "/ready"}
