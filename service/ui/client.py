@@ -244,7 +244,7 @@ def _refusal(status: int, data: bytes, headers: httpx.Headers) -> str:
         after = f"in {seconds} s" if seconds.isdecimal() else "later"
         return f"The service has no room for another picture now ({detail}): try again {after}."
     if status in (503, 504):
-        return f"The service cannot do it now: {detail}. Try again, or choose another model."
+        return f"Not now: {detail}. Try again, or choose another model."
     if status >= 500:
         return f"The service failed (status {status}): {detail}. Its log says more."
     return f"The service refuses: {detail}."
