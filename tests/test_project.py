@@ -83,8 +83,9 @@ def test_machine_paths_are_recognised(line: str) -> None:
 
 
 def test_no_tracked_file_is_large() -> None:
-    large = [file for file in tracked() if file.stat().st_size > 1 << 20]
-    assert not large
+    # `test_shipped_files_stay_small` watches over the weights together.
+    others = [file for file in tracked() if file.parent.name != "weights"]
+    assert not [file for file in others if file.stat().st_size > 1 << 20]
 
 
 # --- packaging --------------------------------------------------------------------------------
