@@ -22,7 +22,7 @@ from service.ui.words import plain
 MAX_MIB = 32
 #: Most files of a folder that are looked at.
 _MOST = 200
-_HEIGHT = 600
+_HEIGHT = 520
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:8px;color:#222;background:#fff}
 svg{width:100%}svg text{font-size:12px;fill:#333}.grid{stroke:#e3e3e3}

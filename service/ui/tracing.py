@@ -15,7 +15,7 @@ from service.ui.words import plain
 
 #: Larger traces are not read: some five hours at 60 frames a second.
 MAX_MIB = 256
-_HEIGHT = 1350
+_HEIGHT = 1500
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ MAX_MIB = 128
 _UPLOAD, _EXAMPLE = "my own", "the example"
 _SOURCES = (_UPLOAD, _EXAMPLE)
 #: In pixels; the viewer has bars above and a table below the pictures.
-_HEIGHT = 820
+_HEIGHT = 840
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,6 @@ import re
 
 
 def plain(text: str) -> str:
-    """Escape Markdown, so that nothing in the text is a link, a picture or a formula."""
+    """Escape Markdown: nothing becomes a picture, a formula, or a link under another name."""
     one_line = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$:&@/])", r"\\\1", one_line)
