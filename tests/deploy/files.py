@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from service.settings import PREFIX, Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = (DEPLOY / "Dockerfile", DEPLOY / "mlflow.Dockerfile")
@@ -51,9 +53,16 @@ def documents(file: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
 
 
-def triton_is_known() -> bool:
-    """Whether the service has a back end of this name yet."""
-    return '"triton"' in (ROOT / "service" / "backends.py").read_text(encoding="utf-8")
+def settings_of(environ: dict[str, str]) -> Settings:
+    """Read a container's variables as the service does.
+
+    Until the service has a back end for Triton, it has no setting of its address either.
+    """
+    code = (ROOT / "service" / "backends.py").read_text(encoding="utf-8")
+    if '"triton"' not in code:
+        environ = {name: one for name, one in environ.items() if name != f"{PREFIX}TRITON"}
+    assert all(name.startswith(PREFIX) for name in environ)
+    return Settings.load(environ=environ)
 
 
 Instruction = tuple[str, str]
