@@ -198,7 +198,7 @@ class Api:
         for piece in answer.iter_bytes():
             pieces += piece
             if len(pieces) > MAX_BYTES:
-                raise self._stranger()
+                raise ApiError(f"The answer has more than {MAX_BYTES >> 20} MiB: it is not read.")
         return bytes(pieces)
 
     def _stranger(self) -> ApiError:

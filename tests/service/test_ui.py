@@ -122,9 +122,9 @@ def test_a_picture_of_no_known_type_is_refused() -> None:
 
 
 def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_BYTES", 1000)
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=b"x" * 1001))
-    with pytest.raises(ApiError, match="not Overlay's service"):
+    monkeypatch.setattr(client, "MAX_BYTES", 1 << 20)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=b" " * (1 << 20) + b"{}"))
+    with pytest.raises(ApiError, match="more than 1 MiB"):
         Api("http://service", transport=transport).about()
 
 
