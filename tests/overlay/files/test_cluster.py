@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,17 +61,27 @@ def pictures(folder: Path, number: int, size: tuple[int, int] = (96, 54)) -> Pat
 # --- a real cluster ------------------------------------------------------------------------------
 
 
+def start(machine: Callable[[], Any]) -> None:
+    """Ray gives its processes 30 seconds, which a busy computer may not have: try again."""
+    for attempt in range(3):
+        try:
+            machine()
+            return
+        except Exception as exc:
+            if attempt == 2 or "timed out" not in str(exc):
+                raise
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Ray's head with one CPU and a second machine with another."""
     ray_cluster = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed")
     options = {"num_cpus": 1, "object_store_memory": 80_000_000}
     with warnings.catch_warnings(action="ignore"):
-        two = ray_cluster.Cluster(
-            initialize_head=True, head_node_args={**options, "include_dashboard": False}
-        )
+        two = ray_cluster.Cluster()
         try:
-            two.add_node(**options)
+            start(lambda: two.add_node(**options, include_dashboard=False))
+            start(lambda: two.add_node(**options))
             two.wait_for_nodes()
             yield two
         finally:
