@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8000, help="of the service (default: 8000)")
     parser.add_argument("--page-port", type=int, default=8501, help="default: 8501")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _terminated)
     url = f"http://127.0.0.1:{options.port}"
     try:
         with ExitStack() as stack:
@@ -45,8 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _wait_for_either(api, page)
     except _Ended as end:
         return end.code
-    except KeyboardInterrupt:
-        return 130
     return 1
 
 
@@ -55,13 +54,15 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _start(stack: ExitStack, module: str, *options: object) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-m", module, *map(str, options)])
+    command = [sys.executable, "-m", module, *map(str, options)]
+    # Ctrl-C is for this process alone, which ends the others in order and without a traceback.
+    process = subprocess.Popen(command, start_new_session=True)
     stack.callback(_end, process)
     return process
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process; on Ctrl-C it had the signal too, and is on its way."""
+    """End a process, gently if it can be."""
     if process.poll() is None:
         process.terminate()
     try:
