@@ -7,13 +7,11 @@ alpha, grey and 16 bits are those of `overlay upscale`, so both give the same pi
 from __future__ import annotations
 
 import io
-import os
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,31 +76,6 @@ class Result:
     timings: Timings = field(default_factory=Timings)
 
 
-class Upload(type(Path())):  # type: ignore[misc]
-    """Bytes that were sent, in the place of a file: nothing is written, no name is followed."""
-
-    data: bytes = b""
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """It is one."""
-        return True
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Tell its size."""
-        return os.stat_result((0, 0, 0, 0, 0, 0, len(self.data), 0, 0, 0))
-
-    def read_bytes(self) -> bytes:
-        """Give what was sent."""
-        return self.data
-
-
-def upload(data: bytes) -> Path:
-    """Put bytes in the place of a file."""
-    path = Upload("the picture")
-    path.data = data
-    return cast("Path", path)
-
-
 def upscale(
     data: bytes,
     order: Order,
@@ -129,7 +102,7 @@ def upscale(
     clock = _Clock()
     try:
         plan = Plan.of(header_size(data), order, scale_of)
-        picture = images.read(upload(data))
+        picture = images.decoded(data, Path("the picture"))
         plan = Plan.of(picture.size, order, scale_of)  # a camera's picture may have been turned
         name, target = plan.model, plan.target
         ending = _ENDINGS[order.format or "png"]
@@ -264,8 +237,8 @@ def _png_end(data: bytes) -> int:
     return -1
 
 
-# The next two do what `overlay.files.enlarge.enlarged` and `images.write` do, with a model from
-# the pool and without a file; a test holds them to it.
+# The next does what `overlay.files.enlarge.enlarged` does, with a model from the pool; a test holds
+# it to that.
 
 
 def _enlarged(picture: Picture, size: tuple[int, int], run: Callable[[Pixels], Pixels]) -> Picture:
@@ -288,18 +261,15 @@ def encode(picture: Picture, format: Format, quality: int) -> bytes:
         Refused: the format cannot hold it.
     """
     kind = images.FORMATS[_ENDINGS[format]]
-    exif = images._exif_bytes(picture, kind)
     try:
-        if picture.colour.dtype == np.uint16 and kind in ("PNG", "TIFF"):
-            joined = images._joined(picture)
-            return (sixteen.png if kind == "PNG" else sixteen.tiff)(joined, picture.icc, exif)
-        if kind != "PNG":
-            return images._encoded(picture, kind, quality, exif)
+        if kind != "PNG" or picture.colour.dtype == np.uint16:
+            return images.encoded(picture, Path(f"the result{_ENDINGS[format]}"), quality)
+        exif = images._exif_bytes(picture, kind)
         file = io.BytesIO()
         image = Image.fromarray(images._eight(images._joined(picture)))
         image.save(file, "PNG", compress_level=1, icc_profile=picture.icc or None, exif=exif)
         return file.getvalue()
-    except (OSError, ValueError, struct.error) as exc:
+    except (FileError, OSError, ValueError) as exc:
         raise Refused(f"the result cannot be made: {exc}") from exc
     except MemoryError as exc:
         raise Unavailable("too little memory to encode the result") from exc

@@ -131,7 +131,7 @@ def test_pictures_of_more_than_8k_are_refused_by_the_header(
     def decoded(*_: Any) -> None:
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(pictures.images, "read", decoded)
+    monkeypatch.setattr(pictures.images, "decoded", decoded)
     answer = client.post("/upscale/file", files=as_file(picture(1921, 8)))
     assert answer.status_code == 400
     assert "(32, 7684) is too large, max (4320, 7680)" in answer.json()["detail"]

@@ -40,7 +40,7 @@ def service_result(local: LocalBackend, picture: Picture, **order: Any) -> Pictu
     full = Order(**{"model": "default-x2", "format": "png", **order})
     result = pictures.upscale(data, full, pool, lambda name: int(name[-1]), Stop())
     pool.close()
-    return images.read(pictures.upload(result.data))
+    return images.decoded(result.data, Path("a.png"))
 
 
 @pytest.mark.parametrize("colour", [(9, 11, 3), (9, 11)])
