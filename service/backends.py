@@ -26,7 +26,7 @@ from engines.errors import EngineError, WeightsMissing
 from engines.offline import OfflineModel, Progress, open_offline
 from engines.spec import ModelSpec
 from overlay.closing import Closing
-from overlay.errors import OverlayError, SettingsError
+from overlay.errors import BackendUnavailable, OverlayError, SettingsError
 from overlay.frame import Frame, Region, Size
 from overlay.infer import Upscaler, warmed_up
 from service.settings import Settings
@@ -137,15 +137,30 @@ def open_backend(settings: Settings) -> Backend:
     """Give the back end that the settings name.
 
     Raises:
-        SettingsError: there is none of this name.
+        SettingsError: there is none of this name, or it is not set up as it must be.
+        BackendUnavailable: its library is not installed.
     """
     if settings.backend == "local":
         return LocalBackend(settings)
+    if settings.backend == "triton":
+        return _triton(settings)
     if settings.backend == "resize":
         from service.resize import ResizeBackend
 
         return ResizeBackend()
-    raise SettingsError(f"backend: there is no {settings.backend!r} (one of local, resize)")
+    raise SettingsError(f"backend: there is no {settings.backend!r} (one of local, triton, resize)")
+
+
+def _triton(settings: Settings) -> Backend:
+    try:
+        from service.triton import Server, TritonBackend
+    except ImportError as exc:
+        raise BackendUnavailable(
+            f'the back end triton needs tritonclient ({exc}): pip install ".[service,triton]" in '
+            "the folder of this project"
+        ) from exc
+    server = Server(settings.triton)
+    return TritonBackend(server, slots=settings.workers, tile=settings.tile)
 
 
 class LocalBackend(Backend):

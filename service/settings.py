@@ -31,7 +31,8 @@ class Settings:
         host, port: where it listens; port 0 = a free one.
         api_keys: one of them must come with a request; none = open to all who reach the port.
         cors_origins: web pages of these origins may use it; none of others.
-        backend: what runs models: "local"; "resize" only looks like it.
+        backend: what runs models: "local"; "triton", a Triton server; "resize" only looks like it.
+        triton: host:port of that server's gRPC.
         model: of requests that name none.
         models: that may be asked for; () = all that are on this machine.
         weights: folder of users' weights files, looked into first.
@@ -57,6 +58,7 @@ class Settings:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     backend: str = "local"
+    triton: str = "127.0.0.1:8001"
     model: str = "default"
     models: tuple[str, ...] = ()
     weights: Path | None = None

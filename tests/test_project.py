@@ -137,7 +137,8 @@ def test_the_wheel_has_every_module_and_no_test(wheel: list[str]) -> None:
         str(file.relative_to(ROOT))
         for file in tracked()
         if file.suffix == ".py"
-        and file.relative_to(ROOT).parts[0] in {"overlay", "engines", "training", "evaluation"}
+        and file.relative_to(ROOT).parts[0]
+        in {"overlay", "engines", "training", "evaluation", "service"}
     }
     assert modules <= set(wheel)
     assert not [name for name in wheel if name.startswith(("tests/", "tools/"))]

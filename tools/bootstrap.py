@@ -29,10 +29,21 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 PIP_NEEDED = (25, 1)  # the first with --group
 
 #: What each target installs: extras of the project, dependency groups.
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "demo": ("cpu",),
     "serve": ("cpu", "page", "service"),
-    "test": ("build", "collect", "cpu", "files", "page", "plot", "ray", "service", "train"),
+    "test": (
+        "build",
+        "collect",
+        "cpu",
+        "files",
+        "page",
+        "plot",
+        "ray",
+        "service",
+        "train",
+        "triton",
+    ),
     "train": ("collect", "cpu", "plot", "train"),
 }
 GROUPS: dict[str, tuple[str, ...]] = {

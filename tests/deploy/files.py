@@ -54,13 +54,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 
 def settings_of(environ: dict[str, str]) -> Settings:
-    """Read a container's variables as the service does.
-
-    Until the service has a back end for Triton, it has no setting of its address either.
-    """
-    code = (ROOT / "service" / "backends.py").read_text(encoding="utf-8")
-    if '"triton"' not in code:
-        environ = {name: one for name, one in environ.items() if name != f"{PREFIX}TRITON"}
+    """Read a container's variables as the service does."""
     assert all(name.startswith(PREFIX) for name in environ)
     return Settings.load(environ=environ)
 
