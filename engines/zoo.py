@@ -172,8 +172,8 @@ _ANIME_VIDEO = (
     ),
 )
 
-#: Every model: the defaults and those for quality in order of scale, Real-ESRGAN's, EMT, ResShift, then shapes without
-#: weights.
+#: Every model: the defaults and those for quality in order of scale, Real-ESRGAN's, EMT, ResShift,
+#: then shapes without weights.
 ZOO = (
     _default(
         2,

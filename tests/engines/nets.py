@@ -186,8 +186,11 @@ def trained_emt(**changes: int) -> dict[str, Tensor]:
     return state
 
 
-def picture_state(spec: ModelSpec, seed: int = 1) -> dict[str, Tensor]:
-    """Tensors of a net that makes a picture of a picture: neither flat nor outside 0..1."""
+def picture_state(spec: ModelSpec, seed: int = 1, deviation: float = 0.1) -> dict[str, Tensor]:
+    """Tensors of a net that makes a picture of a picture: neither flat nor outside 0..1.
+
+    `deviation` is that of what it makes of `bright_frame`; other frames get less.
+    """
     if spec.architecture == "emt":
         state = dict(trained_emt(**dict(spec.shape)))
         return {**state, "tail.0.weight": state["tail.0.weight"] * 0.2}
@@ -199,12 +202,13 @@ def picture_state(spec: ModelSpec, seed: int = 1) -> dict[str, Tensor]:
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     if spec.architecture == "span":
         net.state_dict()["conv_1.eval_conv.weight"].div_(64)  # of -128 to 128
-    _settle(net.eval().requires_grad_(False), 0.5 if spec.architecture == "rrdb" else 0.25)
+    mean = 0.5 if spec.architecture == "rrdb" else 0.25
+    _settle(net.eval().requires_grad_(False), mean, deviation)
     return OrderedDict(net.state_dict())
 
 
-def _settle(net: nn.Module, mean: float) -> None:
-    """Bring what the last convolution gives to a mean, and to a standard deviation of 0.1."""
+def _settle(net: nn.Module, mean: float, deviation: float) -> None:
+    """Bring what the last convolution gives to a mean and a standard deviation."""
     last = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)][-1]
     seen: list[Tensor] = []
     hook = last.register_forward_hook(lambda layer, given, made: seen.append(made))
@@ -212,6 +216,6 @@ def _settle(net: nn.Module, mean: float) -> None:
     for _ in range(2):
         net(torch.from_numpy(source)[None] / 255)
         assert last.bias is not None
-        last.weight.mul_(0.1 / seen[-1].std())
+        last.weight.mul_(deviation / seen[-1].std())
         last.bias.add_(mean - seen[-1].mean((0, 2, 3)))
     hook.remove()

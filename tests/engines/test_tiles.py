@@ -52,7 +52,9 @@ def loaded(name: str) -> Loaded:
     row = replace(row, shape=tuple({**dict(row.shape), **SHAPES[name]}.items()))
     located = load.Located(row.id, row, (), "", "random weights")
     return Loaded(
-        located, row, archs.net_with(row.architecture, dict(row.shape), picture_state(row))
+        located,
+        row,
+        archs.net_with(row.architecture, dict(row.shape), picture_state(row, deviation=0.3)),
     )
 
 
