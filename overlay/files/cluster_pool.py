@@ -241,6 +241,10 @@ class Workers(Closing):
             except (_Lost, exceptions.RayError) as exc:
                 why = WorkersLost(str(exc))
                 _kill(actor)
+            except Exception as exc:  # nobody reads this thread's result: the slot must be told
+                why = WorkersLost(f"{type(exc).__name__}: {exc}")
+                _kill(actor)
+                break
         with self._changed:
             slot.gone = str(why)
             self._error = self._error or why

@@ -2,6 +2,7 @@
 
     OverlayError
       FileError         exit 1     one file cannot be read, done or written; the others can
+        SourceDamaged   exit 1     it will fail there again, whoever reads it
       WorkersLost       exit 1     machines of a cluster went away; the same work may do later
 
 A message names the file, what is wrong, and what to do.
@@ -14,6 +15,10 @@ from overlay.errors import OverlayError
 
 class FileError(OverlayError):
     """A file cannot be read, done or written."""
+
+
+class SourceDamaged(FileError):
+    """What a file holds cannot be done; another attempt would fail at the same place."""
 
 
 class WorkersLost(OverlayError):

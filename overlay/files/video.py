@@ -21,7 +21,7 @@ except ImportError as missing:
 
 from overlay.files import video_join
 from overlay.files.enlarge import Wish, open_model, result_size
-from overlay.files.errors import FileError
+from overlay.files.errors import FileError, SourceDamaged
 from overlay.files.images import MAX_RESULT
 from overlay.files.video_encode import (
     MAX_SIDE,
@@ -226,7 +226,7 @@ def make_all(kept: Kept, clip: Clip, count: int, make: Make, progress: Progress)
                 kept.keep(segment)
                 finished += 1
     except BaseException as exc:
-        if finished and not isinstance(exc, FileError):  # which would come again
+        if finished and not isinstance(exc, SourceDamaged):
             log.warning(
                 "%d of %d segments stay in %s: the same command goes on",
                 finished, count, kept.folder,
@@ -247,6 +247,8 @@ def _join(kept: Kept, clip: Clip, times: list[list[int]], target: Path) -> None:
     try:
         with draft.open("w+b") as file:
             video_join.join(clip, parts, file, target)
+            file.flush()
+            os.fsync(file.fileno())  # the parts are deleted next
         os.replace(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)

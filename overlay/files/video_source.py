@@ -20,7 +20,7 @@ import numpy as np
 
 from engines.frames import MAX_PIXELS
 from overlay.closing import Closing
-from overlay.files.errors import FileError
+from overlay.files.errors import FileError, SourceDamaged
 from overlay.files.video_colour import Colour, colour_of
 
 log = logging.getLogger(__name__)
@@ -277,7 +277,9 @@ class FrameReader(Closing):
         try:
             yield from self._file.demux(stream)
         except av.error.FFmpegError as exc:
-            raise FileError(f"{self._clip.path} is damaged: {exc.strerror or exc}") from exc
+            # A disk that is gone for a moment looks alike, unless the data themselves are wrong.
+            wrong = SourceDamaged if isinstance(exc, av.error.InvalidDataError) else FileError
+            raise wrong(f"{self._clip.path} cannot be read on: {exc.strerror or exc}") from exc
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
         for packet in packets:
@@ -288,7 +290,7 @@ class FrameReader(Closing):
             frames = packet.decode()
         except av.error.FFmpegError as exc:
             when = float((packet.pts or 0) * self._clip.base)
-            raise FileError(
+            raise SourceDamaged(
                 f"{self._clip.path} is damaged: its frame at {when:.2f} s cannot be decoded "
                 f"({exc.strerror or exc}); repair it first, or cut it before"
             ) from exc
@@ -301,7 +303,7 @@ class FrameReader(Closing):
             log.warning("%s is damaged at %.2f s: parts were guessed", self._clip.path, when)
         if (frame.width, frame.height) != self._clip.size:
             width, height = self._clip.size
-            raise FileError(
+            raise SourceDamaged(
                 f"{self._clip.path} changes from {width}x{height} to {frame.width}x{frame.height}: "
                 "cut it there first"
             )

@@ -22,7 +22,7 @@ import pytest
 
 from overlay.cli import main
 from overlay.files import cli, video_encode, video_join, video_segments
-from overlay.files.errors import FileError
+from overlay.files.errors import FileError, SourceDamaged
 from overlay.files.video_segments import folder_of
 from overlay.files.video_source import FrameReader, read_clip
 from tests.overlay.files.clips import (
@@ -340,6 +340,26 @@ def test_an_interrupted_run_goes_on(
     assert 0 < len(making) <= 3, "what was there was made again"
     assert out.read_bytes() == whole
     assert files(tmp_path) == ["large.mp4"]
+
+
+@pytest.mark.parametrize(("error", "stays"), [(FileError, True), (SourceDamaged, False)])
+def test_parts_stay_unless_the_source_is_at_fault(
+    second: Path, whole: bytes, tmp_path: Path, error: type[FileError], stays: bool
+) -> None:
+    out = tmp_path / "large.mp4"
+    words = (second, "-o", out, "--segment", "5")
+    made = video_segments.made
+
+    def broken(clip: Any, cuts: Any, numbers: list[int], *more: Any) -> Any:
+        yield from made(clip, cuts, numbers[:2], *more)
+        raise error("the disk went away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("overlay.files.video.made", broken)
+        assert upscale(*words) == 1
+    assert bool(files(tmp_path)) == stays
+    assert upscale(*words) == 0
+    assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["options", "source", "bytes"])
