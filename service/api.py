@@ -172,7 +172,7 @@ class Named(Order):
     model: Annotated[None, Field(exclude=True, description="Not here: say config_name.")] = None
     config_name: Annotated[
         str,
-        Field(max_length=200, description="Name of a model.", examples=["default-x4"]),
+        Field(max_length=100, description="Name of a model.", examples=["default-x4"]),
     ]
 
 

@@ -15,11 +15,12 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Busy, ServiceError, TooLarge, TooSlow
+from service.errors import Busy, Refused, ServiceError, TooLarge, TooSlow
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that need no key.
 OPEN = ("/health", "/ready", "/docs", "/openapi.json", "/docs/oauth2-redirect", "/redoc")
+#: Encodings of form fields; others can take minutes to decode, or give what is no text.
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1")
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -53,7 +56,16 @@ def same_origin(headers: Mapping[str, str], allowed: tuple[str, ...]) -> bool:
     origin = headers.get("origin")
     if origin is None or origin in allowed:
         return True
-    return urlsplit(origin).netloc == headers.get("host", "")
+    try:
+        return urlsplit(origin).netloc == headers.get("host", "")
+    except ValueError:  # no address at all
+        return False
+
+
+def _charset(headers: Headers) -> str:
+    """The encoding that the body's type names; Starlette would decode fields with any."""
+    _, options = parse_options_header(headers.get("content-type", ""))
+    return options.get(b"charset", b"").decode("latin-1").lower()
 
 
 class Guard:
@@ -102,6 +114,8 @@ class Guard:
             claimed = headers.get("content-length", "0")
             if not claimed.isdecimal() or int(claimed[:20]) > settings.body_bytes:
                 raise _too_large(settings)
+            if _charset(headers) not in _CHARSETS:
+                raise Refused("the body's charset is not taken: send UTF-8")
             if self._uploads >= settings.uploads:
                 raise Busy(f"{self._uploads} other bodies are being read")
         except ServiceError as exc:

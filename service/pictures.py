@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from engines import zoo
 from engines.chroma import LUMA_RGB
-from engines.errors import EngineError
+from engines.errors import EngineError, UnknownModel
 from overlay.errors import OverlayError
 from overlay.files import enlarge, images, sixteen
 from overlay.files.errors import FileError
@@ -154,7 +155,16 @@ class Plan:
         target = enlarge.result_size(wish, size, scale)
         check_output(target)
         check_output((size[0] * scale, size[1] * scale))
-        return cls(model, target)
+        return cls(_one_spelling(model), target)
+
+
+def _one_spelling(model: str) -> str:
+    """Name a row as the zoo does, so that a model is opened and counted once."""
+    plain, at, strength = model.partition("@")
+    try:
+        return zoo.spec(plain).id + at + strength
+    except UnknownModel:  # another back end's
+        return model
 
 
 class _Clock:

@@ -165,14 +165,13 @@ def _check(image: Image.Image, path: Path) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise FileError(f"{path}: {_too_large(f'{width}x{height}')}")
-    frames = int(getattr(image, "n_frames", 1))
-    if frames > 1 and image.format == "MPO":
-        log.warning(
-            "%s holds %d pictures; the first one, which viewers show, is taken", path, frames
-        )
-    elif frames > 1:
+    # Not counted: a small file can list so many that counting takes minutes.
+    several = bool(getattr(image, "is_animated", False))
+    if several and image.format == "MPO":
+        log.warning("%s holds several pictures; the first one, which viewers show, is taken", path)
+    elif several:
         kind = "pages" if image.format == "TIFF" else "frames"
-        raise FileError(f"{path} has {frames} {kind}: save each one as a file of its own first")
+        raise FileError(f"{path} has several {kind}: save each one as a file of its own first")
     if image.mode in _FOREIGN:
         raise FileError(f"{path} is {_FOREIGN[image.mode]}: save it as RGB or grey first")
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from overlay.files import sixteen
 from service import configuring
@@ -332,3 +333,34 @@ def test_work_that_takes_too_long_is_ended(serve: Serve) -> None:
     wait_for(lambda: metric(served, "overlay_running") == 0)
     served.backend.go.set()
     assert served.client().post("/upscale/file", files=as_file(picture())).status_code == 200
+
+
+def test_pages_are_not_counted(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow looks for each page in a list of those before: minutes for what fits an upload."""
+    counted: list[int] = []
+    monkeypatch.setattr(TiffImageFile, "n_frames", property(lambda image: counted.append(1) or 2))
+    file, page = io.BytesIO(), Image.new("RGB", (8, 8))
+    page.save(file, "TIFF", save_all=True, append_images=[page, page])
+    answer = client.post("/upscale/file?model=default-x2", files=as_file(file.getvalue()))
+    assert answer.status_code == 400, answer.text
+    assert "several pages" in answer.json()["detail"]
+    assert not counted
+
+
+@pytest.mark.parametrize("charset", ["punycode", "utf-7", "zip"])
+def test_fields_are_decoded_as_text_alone(client: httpx.Client, charset: str) -> None:
+    kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+    body = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n+2AA-\r\n--b--\r\n'
+    answer = client.post("/upscale/file", content=body, headers=kind)
+    assert answer.status_code == 400, answer.text
+    assert "charset" in answer.json()["detail"]
+
+
+def test_an_origin_that_is_none_is_another(client: httpx.Client) -> None:
+    answer = client.post("/upscale/example", headers={"Origin": "http://["})
+    assert answer.status_code == 403
+
+
+def test_a_long_name_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/configure_model/name", params={"config_name": "a" * 150})
+    assert answer.status_code == 422

@@ -356,7 +356,7 @@ def test_a_worker_gives_what_is_warned_of() -> None:
     file = io.BytesIO()
     two[0].save(file, "MPO", save_all=True, append_images=two[1:])
     _, warned = Worker().picture(file.getvalue(), "a.jpg", "a.png", Wish(), 95)
-    assert warned == ["a.jpg holds 2 pictures; the first one, which viewers show, is taken"]
+    assert warned == ["a.jpg holds several pictures; the first one, which viewers show, is taken"]
 
 
 def video_task(path: Path) -> VideoTask:
