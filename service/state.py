@@ -17,7 +17,7 @@ from overlay.files import enlarge
 from service import pictures
 from service.backends import Backend
 from service.catalogue import Catalogue
-from service.errors import Refused, ServiceError
+from service.errors import Busy, Refused, TimedOut, Unavailable
 from service.guard import Keys
 from service.metrics import Metrics
 from service.pool import ModelPool
@@ -27,6 +27,9 @@ from service.settings import Settings
 from service.workers import Stop, Workers
 
 log = logging.getLogger(__name__)
+
+#: Pause between two attempts to get ready.
+_AGAIN_S = 5.0
 
 T = TypeVar("T")
 
@@ -56,17 +59,31 @@ class Service:
         self._starting = asyncio.create_task(self._warm())
 
     async def _warm(self) -> None:
-        order = self.complete(Order(), None, "")
-        try:
-            if self.settings.warm:
-                await self.workers.run(lambda stop: self.upscale(example(), order, stop))
+        """Try until it is ready, unless it cannot ever be: a Triton server may start later."""
+        while True:
+            try:
+                await self._try()
+            except (Busy, TimedOut, Unavailable) as exc:
+                self._broken(exc)
+                await asyncio.sleep(_AGAIN_S)
+            except Exception as exc:  # nobody else reads this task's result
+                self._broken(exc)
+                return
             else:
-                await asyncio.to_thread(self.catalogue.find, order.model or enlarge.DEFAULT)
-        except ServiceError as exc:
-            self.health = Health(status="broken", reason=str(exc))
-            log.error("not ready: %s", exc)
+                self.health = Health(status="ok")
+                return
+
+    async def _try(self) -> None:
+        order = self.complete(Order(), None, "")
+        if self.settings.warm:
+            await self.workers.run(lambda stop: self.upscale(example(), order, stop))
         else:
-            self.health = Health(status="ok")
+            await asyncio.to_thread(self.catalogue.find, order.model or enlarge.DEFAULT)
+
+    def _broken(self, exc: Exception) -> None:
+        if self.health.status != "broken":
+            log.error("not ready: %s", exc)
+        self.health = Health(status="broken", reason=str(exc))
 
     async def stop(self) -> None:
         """Let what is in work end, and close the models."""

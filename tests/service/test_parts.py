@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engines.errors import EngineError
-from overlay.errors import SettingsError
+from overlay.errors import BackendUnavailable, SettingsError
 from service.backends import Model, Offer, open_backend
 from service.errors import Busy, Refused, TimedOut, Unacceptable, Unavailable
 from service.pool import ModelPool
@@ -22,7 +22,9 @@ from service.resize import ResizeBackend, ResizeModel
 from service.schemas import Order
 from service.sessions import LIFETIME_S, LIMIT, Sessions
 from service.settings import Settings
+from service.state import Service
 from service.workers import Stop, Stopped, Workers
+from tests.service.server import HeldBackend
 
 ROOT = Path(__file__).parents[2]
 
@@ -335,3 +337,24 @@ def test_names_are_made_harmless() -> None:
     assert safe_stem(None) == safe_stem("...") == "picture"
     assert safe_stem("/") == "picture"
     assert len(safe_stem("x" * 500)) == 64
+
+
+def test_it_gets_ready_once_the_back_end_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.state._AGAIN_S", 0.01)
+    backend = HeldBackend()
+    backend.broken = BackendUnavailable("Triton is starting")
+
+    async def starting() -> list[str]:
+        service = Service(Settings(), backend)
+        await service.start()
+        seen = []
+        for status in ("broken", "ok"):
+            async with asyncio.timeout(20):
+                while service.health.status != status:
+                    await asyncio.sleep(0.005)
+            seen.append(service.health.status)
+            backend.broken = None
+        await service.stop()
+        return seen
+
+    assert asyncio.run(starting()) == ["broken", "ok"]
